@@ -1,0 +1,123 @@
+/**
+ * What the envelope operations take and give: batches of MessagePack elements in flat memory, never an object a
+ * message. The server, the WebSocket and in-process mode all speak to the envelope in these terms.
+ */
+import type { Suite } from '../crypto/crypto.ts'
+import type { CanonicalContext } from '../data-keys/lease.ts'
+import type { Principal } from '../kms/kms-key.ts'
+import type { MessageErrorCode } from '../errors.ts'
+import type { Slot } from '../pool/slot.ts'
+
+export type Form = 'inline' | 'packed' | 'detached'
+
+/**
+ * Bytes of a request. They may lie in memory that lives only until the handler returns; `keep` moves them to a
+ * slot (offsets stay), and whoever awaits or hands them to a worker calls it first. Idempotent.
+ */
+export interface RequestBytes {
+  readonly bytes: Uint8Array
+  keep(): void
+}
+
+/** `count` MessagePack elements from `offset` to `end`, without the array header. */
+export interface Elements {
+  readonly offset: number
+  readonly end: number
+  readonly count: number
+}
+
+/** Where a value lies inside the request's bytes. */
+export interface Span {
+  readonly offset: number
+  readonly end: number
+}
+
+export interface EncryptRequest {
+  readonly principal: Principal
+  /** Key id, key ARN, alias or alias ARN. */
+  readonly key: string
+  readonly context: CanonicalContext
+  readonly form: Form
+  readonly suite: Suite
+  readonly body: RequestBytes
+  readonly plaintexts: Elements
+}
+
+export interface DecryptRequest {
+  readonly principal: Principal
+  readonly context: CanonicalContext
+  readonly body: RequestBytes
+  /** One of the two. */
+  readonly ciphertexts: Elements | undefined
+  readonly packed: Span | undefined
+  /** For detached messages; already views of body.bytes until keep(): re-read through `body` after it. */
+  readonly keyEntries: readonly Span[]
+}
+
+export interface ReEncryptRequest {
+  readonly principal: Principal
+  readonly key: string
+  readonly mode: 'rewrap' | 'fresh'
+  readonly context: CanonicalContext
+  /** fresh only; the old context where absent. */
+  readonly newContext: CanonicalContext | undefined
+  readonly suite: Suite
+  readonly body: RequestBytes
+  readonly ciphertexts: Elements | undefined
+  readonly packed: Span | undefined
+  readonly keyEntries: readonly Span[]
+}
+
+/**
+ * A finished batch: response elements (or one packed value) in a slot at `offset`, with `headRoom` bytes free in
+ * front and at least `tailRoom` behind, so that a server writes its map around them without a copy.
+ * The receiver owes slot.release().
+ */
+export interface BatchResult {
+  readonly keyId: string | undefined
+  readonly slot: Slot
+  /** 'elements': MessagePack elements without the array header; 'packed': one raw value without a bin header. */
+  readonly shape: 'elements' | 'packed'
+  readonly offset: number
+  readonly end: number
+  readonly messages: number
+  /** Sum of the plaintext bytes, for the record of use. */
+  readonly plaintextBytes: number
+  /** encrypt detached: one entry. re-encrypt detached: one for each that the caller sent. */
+  readonly keyEntries: readonly Uint8Array[]
+  /** [index, code], ascending; empty almost always. */
+  readonly errors: readonly (readonly [number, MessageErrorCode])[]
+}
+
+/** Free bytes in front of a result: fits the largest map head (keyId of 2,048 bytes and the array header). */
+export const HEAD_ROOM_BYTES = 2_304
+/** Free bytes behind it: small tails fit, larger ones are copied to a slot of their own. */
+export const TAIL_ROOM_BYTES = 256
+
+export interface DataKeysRequest {
+  readonly principal: Principal
+  readonly key: string
+  readonly context: CanonicalContext
+  readonly count: number
+  readonly plaintext: boolean
+}
+
+export interface CallerDataKey {
+  readonly wrappedKey: Uint8Array
+  /** 32 bytes; whoever sends it fills it with zeros afterwards. */
+  readonly plaintext: Uint8Array | undefined
+}
+
+/**
+ * The product. Where every key is in memory and the work is short, an operation answers at once; otherwise it
+ * answers with a promise, having called body.keep() before its first await.
+ */
+export interface Envelope {
+  encrypt(request: EncryptRequest): BatchResult | Promise<BatchResult>
+  decrypt(request: DecryptRequest): BatchResult | Promise<BatchResult>
+  reEncrypt(request: ReEncryptRequest): Promise<BatchResult>
+  dataKeys(request: DataKeysRequest): Promise<{
+    readonly keyId: string
+    readonly dataKeys: readonly CallerDataKey[]
+  }>
+}

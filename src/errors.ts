@@ -1,0 +1,145 @@
+/**
+ * Everything that can go wrong, in one table. `code` is API and never changes; `message` is for people and may.
+ *
+ * A message holds no plaintext, key material or context values. One error stands for every reason a ciphertext
+ * does not open: telling a caller which check failed would make an oracle (reference: partitioning oracles,
+ * eprint 2020/1491).
+ */
+
+interface ErrorKind {
+  /** HTTP status. */
+  readonly status: number
+  /** What AWS KMS calls it on its wire. */
+  readonly aws: string
+  /** Whether the same request may succeed a moment later. Clients retry these and no others. */
+  readonly retryable: boolean
+  readonly message: string
+}
+
+const kind = (status: number, aws: string, message: string): ErrorKind => ({
+  status,
+  aws,
+  message,
+  retryable: status === 503 || status === 429,
+})
+
+export const ERRORS = {
+  // What a caller sent.
+  REQUEST_MALFORMED: kind(400, 'ValidationException', 'the request is malformed'),
+  REQUEST_TOO_LARGE: kind(
+    413,
+    'ValidationException',
+    'the request is larger than the server accepts',
+  ),
+  LIMIT_EXCEEDED: kind(400, 'LimitExceededException', 'a limit is exceeded'),
+  ROUTE_NOT_FOUND: kind(404, 'UnknownOperationException', 'there is no such route'),
+  METHOD_NOT_ALLOWED: kind(405, 'UnknownOperationException', 'this route takes another method'),
+  MEDIA_TYPE_UNSUPPORTED: kind(
+    415,
+    'ValidationException',
+    'send application/msgpack or application/json',
+  ),
+  CONTEXT_INVALID: kind(400, 'ValidationException', 'the encryption context is not valid'),
+
+  // Who sent it.
+  UNAUTHENTICATED: kind(401, 'UnrecognizedClientException', 'a valid bearer token is required'),
+  ACCESS_DENIED: kind(403, 'AccessDeniedException', 'the caller may not do this with this key'),
+
+  // Ciphertexts. MESSAGE_MALFORMED says only that the bytes are not of any form we write; it involves no key.
+  DECRYPT_FAILED: kind(400, 'InvalidCiphertextException', 'the message could not be decrypted'),
+  MESSAGE_MALFORMED: kind(400, 'InvalidCiphertextException', 'this is not a keyfold message'),
+  KEY_ENTRIES_INVALID: kind(400, 'ValidationException', 'the key entries are not valid'),
+
+  // KMS keys.
+  KMS_KEY_NOT_FOUND: kind(404, 'NotFoundException', 'there is no such KMS key'),
+  KMS_KEY_DISABLED: kind(409, 'DisabledException', 'the KMS key is disabled'),
+  KMS_KEY_STATE_INVALID: kind(
+    409,
+    'KMSInvalidStateException',
+    'the state of the KMS key forbids this',
+  ),
+  ALIAS_EXISTS: kind(409, 'AlreadyExistsException', 'an alias of that name exists'),
+  ALIAS_NOT_FOUND: kind(404, 'NotFoundException', 'there is no such alias'),
+  ALIAS_INVALID: kind(400, 'InvalidAliasNameException', 'the alias name is not valid'),
+  TAG_INVALID: kind(400, 'TagException', 'a tag is not valid'),
+  TOKEN_NOT_FOUND: kind(404, 'NotFoundException', 'there is no such token'),
+
+  // The service itself.
+  KEY_TABLE_FULL: kind(503, 'KMSInternalException', 'the key table is full'),
+  KEY_HANDLE_STALE: kind(
+    503,
+    'KMSInternalException',
+    'the key was wiped while the request used it',
+  ),
+  KEY_STORE_UNREACHABLE: kind(503, 'DependencyTimeoutException', 'the key store did not answer'),
+  MISS_BUDGET_SPENT: kind(
+    429,
+    'ThrottlingException',
+    'too many data keys were asked for that no cache holds',
+  ),
+  OVERLOADED: kind(503, 'ThrottlingException', 'the server has all the work it will hold'),
+  SHUTTING_DOWN: kind(503, 'KMSInternalException', 'the server is shutting down'),
+  LOCKED: kind(503, 'KMSInternalException', 'the server was locked and holds no keys'),
+  INTERNAL: kind(
+    500,
+    'KMSInternalException',
+    'the server failed; its log has the reason under this request id',
+  ),
+
+  // Start-up and operators.
+  CONFIG_INVALID: kind(400, 'ValidationException', 'the configuration is not valid'),
+  ROOT_KEY_INVALID: kind(
+    500,
+    'KMSInternalException',
+    'the root key does not open this data directory',
+  ),
+  NATIVE_UNAVAILABLE: kind(
+    500,
+    'KMSInternalException',
+    'the native addon is required and could not be loaded',
+  ),
+  CATALOG_UNAVAILABLE: kind(503, 'DependencyTimeoutException', 'the catalog did not answer'),
+
+  // The client library's own.
+  CONNECTION_FAILED: kind(503, 'KMSInternalException', 'the server could not be reached'),
+  ABORTED: kind(400, 'ValidationException', 'the caller gave the request up'),
+} as const satisfies Record<string, ErrorKind>
+
+export type ErrorCode = keyof typeof ERRORS
+
+/** Codes that stand for one message's failure inside a batch, and travel as `errors: [[index, code]]`. */
+export type MessageErrorCode =
+  | 'DECRYPT_FAILED'
+  | 'MESSAGE_MALFORMED'
+  | 'ACCESS_DENIED'
+  | 'KMS_KEY_DISABLED'
+  | 'KMS_KEY_STATE_INVALID'
+  | 'KEY_STORE_UNREACHABLE'
+  | 'MISS_BUDGET_SPENT'
+  | 'KEY_TABLE_FULL'
+
+/**
+ * An error with a code from the table. `detail` names the field and the limit, and is shown to the caller;
+ * `cause` never leaves the process.
+ */
+export class KeyfoldError extends Error {
+  override readonly name = 'KeyfoldError'
+  readonly code: ErrorCode
+
+  constructor(code: ErrorCode, detail?: string, cause?: unknown) {
+    const message = ERRORS[code].message
+    super(
+      detail === undefined ? message : `${message}: ${detail}`,
+      cause === undefined ? undefined : { cause },
+    )
+    this.code = code
+  }
+
+  get status(): number {
+    return ERRORS[this.code].status
+  }
+
+  get retryable(): boolean {
+    return ERRORS[this.code].retryable
+  }
+}

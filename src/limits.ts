@@ -1,0 +1,84 @@
+/**
+ * Every number that bounds something, with its reason, asserted against its neighbours. Times end in Ms,
+ * sizes in Bytes; a plain noun counts things.
+ */
+import { strict as assert } from 'node:assert'
+
+// Messages and batches.
+
+/** SP 800-38D allows 2^36 - 32 bytes an invocation; a message has to fit a request and a slot as well. */
+export const MESSAGE_BYTES_MAX = 16 * 2 ** 20
+/** The message index is 32 bits of the nonce, and FFFFFFFF is the batch tag's. 65,536 keeps a batch below 2^36 blocks. */
+export const BATCH_MESSAGES_MAX = 65_536
+/** 4,096 messages of 16 KiB and their headers pass. */
+export const REQUEST_BYTES_MAX_DEFAULT = 72 * 2 ** 20
+/** A request names few keys in practice; a hostile one would make the server unwrap one per message. */
+export const KEY_ENTRIES_MAX = 256
+/** Operations in one POST /v1/batch. */
+export const OPERATIONS_MAX = 256
+/** AWS KMS's bound on the context of one request is 8,192 bytes in all. */
+export const CONTEXT_BYTES_MAX = 8_192
+/** The longest wrapped key of any store: AWS blobs reach 6,144 bytes; ours with it inside stay below u16. */
+export const WRAPPED_KEY_BYTES_MAX = 8_192
+/** AWS KMS encrypts at most 4,096 bytes a call; we take the same for a caller's own key (usage 02). */
+export const CALLER_PLAINTEXT_BYTES_MAX = 4_096
+/** GenerateDataKey answers 1 to 1,024 bytes. Ours on /v1/data-keys are AES-256 keys. */
+export const DATA_KEYS_PER_REQUEST_MAX = 1_024
+
+// Message keys: what one may seal before the next takes over (formats.md; SP 800-38D §8.3).
+
+export const MESSAGE_KEY_AGE_MS_DEFAULT = 300_000
+export const MESSAGE_KEY_AGE_MS_MAX = 3_600_000
+export const MESSAGE_KEY_MESSAGES_DEFAULT = 2 ** 24
+export const MESSAGE_KEY_MESSAGES_MAX = 2 ** 32
+export const MESSAGE_KEY_BYTES_DEFAULT = 2 ** 36
+export const MESSAGE_KEY_BYTES_MAX = 2 ** 50
+/** The next message key is fetched at this share of any limit, so that no request waits at a rollover. */
+export const MESSAGE_KEY_REFRESH_SHARE = 0.8
+/** Entries of the data-key cache, seal and open side each. A slot of the key table is 512 bytes. */
+export const DATA_KEY_CACHE_ENTRIES_DEFAULT = 4_096
+/** Misses a principal may cause: a burst, then a steady rate. A context unique to each message ends here. */
+export const MISS_BUDGET_BURST_DEFAULT = 4_096
+export const MISS_BUDGET_PER_SECOND_DEFAULT = 1_024
+
+// The key table (native/key_table.h holds the same numbers; the addon reports them and a test compares).
+
+/** 12,288 slots of 512 bytes are 6 MiB: RLIMIT_MEMLOCK is 8 MiB by default and tickets need some. */
+export const KEY_TABLE_SLOTS = 12_288
+/** Batches being sealed in packed form at one moment; each holds an expanded key. */
+export const TICKETS_MAX = 256
+/** Parts of one packed batch: one bit each in an atomic word. */
+export const BATCH_PARTS_MAX = 64
+/** Key material of KMS keys kept open at once; the rest is opened again on use. */
+export const KEY_MATERIAL_OPEN_MAX = 2_048
+
+// The server.
+
+/** Bytes of requests and responses held at one moment, beyond which callers are told 503. */
+export const IN_FLIGHT_BYTES_DEFAULT = 768 * 2 ** 20
+/** Work that a caller may wait for on the event loop; longer goes to a worker. */
+export const INLINE_MICROSECONDS_MAX = 200
+/** Tasks waiting for a worker. A task is a slice of a batch. */
+export const POOL_QUEUE_MAX = 4_096
+
+// Names and metadata, as AWS KMS bounds them.
+
+export const ALIAS_CHARACTERS_MAX = 256
+export const ALIASES_PER_KEY_MAX = 50
+export const DESCRIPTION_CHARACTERS_MAX = 8_192
+export const TAGS_MAX = 50
+export const TAG_KEY_CHARACTERS_MAX = 128
+export const TAG_VALUE_CHARACTERS_MAX = 256
+export const LIST_PAGE_DEFAULT = 100
+export const LIST_PAGE_MAX = 1_000
+/** On-demand rotations of one key over its life (AWS KMS). */
+export const ROTATIONS_ON_DEMAND_MAX = 25
+
+assert(MESSAGE_KEY_AGE_MS_DEFAULT <= MESSAGE_KEY_AGE_MS_MAX)
+assert(MESSAGE_KEY_MESSAGES_DEFAULT <= MESSAGE_KEY_MESSAGES_MAX)
+assert(MESSAGE_KEY_BYTES_DEFAULT <= MESSAGE_KEY_BYTES_MAX)
+assert(MESSAGE_KEY_BYTES_MAX + BATCH_MESSAGES_MAX * MESSAGE_BYTES_MAX <= Number.MAX_SAFE_INTEGER)
+assert(BATCH_MESSAGES_MAX <= MESSAGE_KEY_MESSAGES_DEFAULT)
+assert(MESSAGE_BYTES_MAX < REQUEST_BYTES_MAX_DEFAULT)
+assert(2 * REQUEST_BYTES_MAX_DEFAULT < IN_FLIGHT_BYTES_DEFAULT)
+assert(2 * DATA_KEY_CACHE_ENTRIES_DEFAULT + KEY_MATERIAL_OPEN_MAX < KEY_TABLE_SLOTS)
