@@ -1,0 +1,63 @@
+// The processes that the service benchmark measures, started and stopped: keyfold as a user starts it, and the
+// echo server beside it.
+import { spawn } from 'node:child_process'
+import { createInterface } from 'node:readline'
+
+import { Packr, Unpackr } from 'msgpackr'
+
+const packr = new Packr({ useRecords: false })
+const unpackr = new Unpackr({ useRecords: false })
+
+/** `keyfold serve --dev` on a free port with one key. */
+export async function startKeyfold(argv = []) {
+  const child = spawn(
+    process.execPath,
+    ['dist/cli/main.js', 'serve', '--dev', '--ready-json', '--listen', '127.0.0.1:0', ...argv],
+    { stdio: ['ignore', 'pipe', 'inherit'] },
+  )
+  const { url, token } = JSON.parse(await firstLine(child))
+  const headers = { 'Content-Type': 'application/msgpack', Authorization: `Bearer ${token}` }
+  const created = unpackr.unpack(
+    await post(`${url}/v1/keys`, headers, packr.pack({ description: 'bench' })),
+  )
+  const limits = await fetch(`${url}/v1/limits`, {
+    headers: { ...headers, Accept: 'application/json' },
+  })
+  const { implementation } = await limits.json()
+  return {
+    url,
+    headers,
+    implementation,
+    keyId: created.keyId,
+    encode: (value) => packr.pack(value),
+    decode: (bytes) => unpackr.unpack(bytes),
+    stop: () => stop(child),
+  }
+}
+
+export async function startEcho() {
+  const child = spawn(process.execPath, ['bench/echo.mjs'], {
+    stdio: ['ignore', 'pipe', 'inherit'],
+  })
+  const { url } = JSON.parse(await firstLine(child))
+  return { url, stop: () => stop(child) }
+}
+
+export async function post(url, headers, body) {
+  const response = await fetch(url, { method: 'POST', headers, body })
+  const bytes = Buffer.from(await response.arrayBuffer())
+  if (!response.ok) throw new Error(`${url}: ${response.status} ${bytes.toString('latin1')}`)
+  return bytes
+}
+
+async function firstLine(child) {
+  for await (const line of createInterface({ input: child.stdout })) return line
+  throw new Error('the server ended before it was ready')
+}
+
+function stop(child) {
+  return new Promise((resolve) => {
+    child.on('close', resolve)
+    child.kill('SIGTERM')
+  })
+}
