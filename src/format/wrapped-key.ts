@@ -1,0 +1,86 @@
+/**
+ * A wrapped key, the KMS ciphertext blob: what a key store makes of a key, with enough in front to find the way
+ * back. Opaque to callers.
+ *
+ *     1   version                0xE0
+ *     1   suite                  how the store wrapped it; 1: XAES-256-GCM of the local store
+ *     1   usage                  01 message key, 02 the caller's
+ *     16  KMS key id
+ *     4   key material version   from 1
+ *     …   store part             local: nonce24 ‖ ciphertext ‖ tag16
+ *
+ * The AAD of every wrapping is the first 23 bytes ‖ SHA-256(encryption context): 55 bytes. So neither the usage nor
+ * the key that a blob names can be changed without failing its tag.
+ */
+import { KeyfoldError } from '../errors.ts'
+import { WRAPPED_KEY_BYTES_MAX } from '../limits.ts'
+import { Reader, Writer } from './bytes.ts'
+
+const VERSION = 0xe0
+const KMS_KEY_ID_BYTES = 16
+const CONTEXT_HASH_BYTES = 32
+export const WRAPPED_KEY_HEADER_BYTES = 23
+
+/** Made by the service, 32 bytes, seals messages; never released by Decrypt. */
+export const USAGE_MESSAGE_KEY = 1
+/** Encrypt, GenerateDataKey*, /v1/data-keys; never valid in a key entry. */
+export const USAGE_CALLER = 2
+
+/** The local store's only suite so far. */
+export const WRAPPING_SUITE_XAES = 1
+
+export interface WrappedKeyHeader {
+  readonly suite: typeof WRAPPING_SUITE_XAES
+  readonly usage: typeof USAGE_MESSAGE_KEY | typeof USAGE_CALLER
+  /** 16 bytes. */
+  readonly kmsKeyId: Uint8Array
+  readonly materialVersion: number
+}
+
+export interface WrappedKey extends WrappedKeyHeader {
+  readonly storePart: Uint8Array
+}
+
+export function encodeWrappedKey(wrappedKey: WrappedKey): Uint8Array {
+  const bytes = new Uint8Array(WRAPPED_KEY_HEADER_BYTES + wrappedKey.storePart.length)
+  writeHeader(new Writer(bytes), wrappedKey).put(wrappedKey.storePart)
+  return bytes
+}
+
+/** Throws DECRYPT_FAILED: a blob that is none of ours simply cannot be opened. */
+export function decodeWrappedKey(bytes: Uint8Array): WrappedKey {
+  if (bytes.length > WRAPPED_KEY_BYTES_MAX) throw new KeyfoldError('DECRYPT_FAILED')
+  const reader = new Reader(bytes, 'DECRYPT_FAILED')
+  if (reader.u8() !== VERSION) throw new KeyfoldError('DECRYPT_FAILED')
+  const suite = reader.u8()
+  if (suite !== WRAPPING_SUITE_XAES) throw new KeyfoldError('DECRYPT_FAILED')
+  const usage = reader.u8()
+  if (usage !== USAGE_MESSAGE_KEY && usage !== USAGE_CALLER) {
+    throw new KeyfoldError('DECRYPT_FAILED')
+  }
+  const kmsKeyId = reader.take(KMS_KEY_ID_BYTES)
+  const materialVersion = reader.u32()
+  if (materialVersion === 0) throw new KeyfoldError('DECRYPT_FAILED')
+  const storePart = reader.rest()
+  if (storePart.length === 0) throw new KeyfoldError('DECRYPT_FAILED')
+  return { suite, usage, kmsKeyId, materialVersion, storePart }
+}
+
+/** What the store binds the key to: header ‖ contextHash, 55 bytes. */
+export function encodeWrappedKeyAad(
+  header: WrappedKeyHeader,
+  contextHash: Uint8Array,
+): Uint8Array {
+  const bytes = new Uint8Array(WRAPPED_KEY_HEADER_BYTES + CONTEXT_HASH_BYTES)
+  writeHeader(new Writer(bytes), header).put(contextHash)
+  return bytes
+}
+
+function writeHeader(writer: Writer, header: WrappedKeyHeader): Writer {
+  return writer
+    .u8(VERSION)
+    .u8(header.suite)
+    .u8(header.usage)
+    .put(header.kmsKeyId)
+    .u32(header.materialVersion)
+}
