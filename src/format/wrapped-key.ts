@@ -67,10 +67,7 @@ export function decodeWrappedKey(bytes: Uint8Array): WrappedKey {
 }
 
 /** What the store binds the key to: header ‖ contextHash, 55 bytes. */
-export function encodeWrappedKeyAad(
-  header: WrappedKeyHeader,
-  contextHash: Uint8Array,
-): Uint8Array {
+export function encodeWrappedKeyAad(header: WrappedKeyHeader, contextHash: Uint8Array): Uint8Array {
   const bytes = new Uint8Array(WRAPPED_KEY_HEADER_BYTES + CONTEXT_HASH_BYTES)
   writeHeader(new Writer(bytes), header).put(contextHash)
   return bytes
