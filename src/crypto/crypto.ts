@@ -147,6 +147,8 @@ export interface PackedSealRequest {
   readonly packed: Uint8Array
   readonly packedOffset: number
   readonly packedEnd: number
+  /** Where the array of plaintext lengths begins, absolute in `packed`. */
+  readonly lengthsOffset: number
   /** Where this part's first sealed message goes, absolute in `packed`. */
   readonly sealedOffset: number
 }
