@@ -5,8 +5,6 @@
  * Every transaction that changes what other nodes cache adds 1 to `changes.number` in the same commit, and stamps
  * the rows it touched; a node polls that one row.
  */
-import type { Generated } from 'kysely'
-
 export interface CatalogTables {
   /** One row: what was frozen when the catalog was created. */
   catalog: {
@@ -61,12 +59,6 @@ export interface CatalogTables {
     revokedAtMs: number | null
     changeNumber: number
   }
-  /** Messages and bytes sealed under each material version, flushed in batches. */
-  usage: {
-    kmsKeyId: string
-    version: number
-    messages: Generated<number>
-    bytes: Generated<number>
-    lastUsedAtMs: number | null
-  }
+  /** Which migrations ran. */
+  migrations: { name: string; ranAtMs: number }
 }

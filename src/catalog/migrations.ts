@@ -1,0 +1,110 @@
+/**
+ * How the tables of schema.ts come about, step by step. A step that has been released is never changed; new ones
+ * are added below it. Each runs in a transaction with its own name in `migrations`.
+ */
+import { sql, type Kysely, type Transaction } from 'kysely'
+
+import type { CatalogTables } from './schema.ts'
+
+interface Migration {
+  readonly name: string
+  readonly up: (transaction: Transaction<CatalogTables>) => Promise<void>
+}
+
+const MIGRATIONS: readonly Migration[] = [{ name: '0001-kms-keys-and-tokens', up: createTables }]
+
+/** Runs what has not run yet. A catalog of a newer keyfold is refused rather than misread. */
+export async function migrate(db: Kysely<CatalogTables>): Promise<void> {
+  await db.schema
+    .createTable('migrations')
+    .ifNotExists()
+    .addColumn('name', 'text', (column) => column.primaryKey())
+    .addColumn('ranAtMs', 'bigint', (column) => column.notNull())
+    .execute()
+  const known = new Set(MIGRATIONS.map((migration) => migration.name))
+  const ran = new Set<string>()
+  for (const { name } of await db.selectFrom('migrations').select('name').execute()) {
+    if (!known.has(name)) throw new Error(`the catalog was written by a newer keyfold (${name})`)
+    ran.add(name)
+  }
+  for (const { name, up } of MIGRATIONS) {
+    if (ran.has(name)) continue
+    await db.transaction().execute(async (transaction) => {
+      await up(transaction)
+      await transaction.insertInto('migrations').values({ name, ranAtMs: Date.now() }).execute()
+    })
+  }
+}
+
+async function createTables(transaction: Transaction<CatalogTables>): Promise<void> {
+  const { schema } = transaction
+  await schema
+    .createTable('catalog')
+    .addColumn('id', 'integer', (column) => column.primaryKey().check(sql`"id" = 1`))
+    .addColumn('region', 'text', (column) => column.notNull())
+    .addColumn('account', 'text', (column) => column.notNull())
+    .addColumn('createdAtMs', 'bigint', (column) => column.notNull())
+    .execute()
+  await schema
+    .createTable('changes')
+    .addColumn('id', 'integer', (column) => column.primaryKey().check(sql`"id" = 1`))
+    .addColumn('number', 'bigint', (column) => column.notNull())
+    .execute()
+  await transaction.insertInto('changes').values({ id: 1, number: 0 }).execute()
+  await schema
+    .createTable('kmsKeys')
+    .addColumn('id', 'text', (column) => column.primaryKey())
+    .addColumn('description', 'text', (column) => column.notNull())
+    .addColumn('state', 'text', (column) => column.notNull())
+    .addColumn('keySpec', 'text', (column) => column.notNull())
+    .addColumn('keyUsage', 'text', (column) => column.notNull())
+    .addColumn('origin', 'text', (column) => column.notNull())
+    .addColumn('keyStore', 'text', (column) => column.notNull())
+    .addColumn('currentVersion', 'integer', (column) => column.notNull())
+    .addColumn('createdAtMs', 'bigint', (column) => column.notNull())
+    .addColumn('changeNumber', 'bigint', (column) => column.notNull())
+    .addCheckConstraint('versionIsPositive', sql`"currentVersion" >= 1`)
+    .execute()
+  await schema
+    .createTable('keyMaterials')
+    .addColumn('kmsKeyId', 'text', (column) => column.notNull().references('kmsKeys.id'))
+    .addColumn('version', 'integer', (column) => column.notNull())
+    .addColumn('stored', 'blob')
+    .addColumn('createdAtMs', 'bigint', (column) => column.notNull())
+    .addColumn('destroyedAtMs', 'bigint')
+    .addPrimaryKeyConstraint('keyMaterialsKey', ['kmsKeyId', 'version'])
+    .addCheckConstraint(
+      'tombstoneOrMaterial',
+      sql`("stored" is null) = ("destroyedAtMs" is not null)`,
+    )
+    .execute()
+  await schema
+    .createTable('aliases')
+    .addColumn('name', 'text', (column) => column.primaryKey())
+    .addColumn('kmsKeyId', 'text', (column) => column.notNull().references('kmsKeys.id'))
+    .addColumn('createdAtMs', 'bigint', (column) => column.notNull())
+    .addColumn('updatedAtMs', 'bigint', (column) => column.notNull())
+    .addColumn('changeNumber', 'bigint', (column) => column.notNull())
+    .execute()
+  await schema.createIndex('aliasesOfKey').on('aliases').column('kmsKeyId').execute()
+  await schema
+    .createTable('tags')
+    .addColumn('kmsKeyId', 'text', (column) => column.notNull().references('kmsKeys.id'))
+    .addColumn('key', 'text', (column) => column.notNull())
+    .addColumn('value', 'text', (column) => column.notNull())
+    .addPrimaryKeyConstraint('tagsKey', ['kmsKeyId', 'key'])
+    .execute()
+  await schema
+    .createTable('tokens')
+    .addColumn('id', 'text', (column) => column.primaryKey())
+    .addColumn('name', 'text', (column) => column.notNull())
+    .addColumn('secretHash', 'blob', (column) => column.notNull())
+    .addColumn('principalArn', 'text', (column) => column.notNull())
+    .addColumn('actions', 'text', (column) => column.notNull())
+    .addColumn('keys', 'text', (column) => column.notNull())
+    .addColumn('createdAtMs', 'bigint', (column) => column.notNull())
+    .addColumn('expiresAtMs', 'bigint')
+    .addColumn('revokedAtMs', 'bigint')
+    .addColumn('changeNumber', 'bigint', (column) => column.notNull())
+    .execute()
+}
