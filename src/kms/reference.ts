@@ -1,0 +1,76 @@
+/**
+ * How callers name a KMS key, and how keyfold spells it out: key id, key ARN, alias, alias ARN (AWS KMS,
+ * "Key identifiers").
+ */
+import { randomUUID } from 'node:crypto'
+
+import { KeyfoldError } from '../errors.ts'
+import { ALIAS_CHARACTERS_MAX } from '../limits.ts'
+
+const ALIAS_PREFIX = 'alias/'
+/** AWS KMS keeps these for keys of its own services. */
+const RESERVED_PREFIX = 'alias/aws/'
+const ALIAS_PATTERN = /^alias\/[a-zA-Z0-9/_-]+$/
+const ID_PATTERN = /^(?:[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}|mrk-[0-9a-f]{32})$/
+const MULTI_REGION_PREFIX = 'mrk-'
+
+export interface Location {
+  readonly region: string
+  readonly account: string
+}
+
+export type KeyReference =
+  | { readonly kind: 'id'; readonly id: string }
+  | { readonly kind: 'alias'; readonly alias: string }
+
+/** Throws KMS_KEY_NOT_FOUND: what is not a name cannot be a key, nor can a key of another region or account. */
+export function parseKeyReference(reference: string, { region, account }: Location): KeyReference {
+  const prefix = `arn:aws:kms:${region}:${account}:`
+  let name = reference
+  if (reference.startsWith('arn:')) {
+    if (!reference.startsWith(prefix)) throw new KeyfoldError('KMS_KEY_NOT_FOUND')
+    name = reference.slice(prefix.length)
+    if (name.startsWith('key/')) name = name.slice('key/'.length)
+    else if (!name.startsWith(ALIAS_PREFIX)) throw new KeyfoldError('KMS_KEY_NOT_FOUND')
+  }
+  if (name.startsWith(ALIAS_PREFIX)) return { kind: 'alias', alias: name }
+  if (!ID_PATTERN.test(name)) throw new KeyfoldError('KMS_KEY_NOT_FOUND')
+  return { kind: 'id', id: name }
+}
+
+export function keyArn(id: string, { region, account }: Location): string {
+  return `arn:aws:kms:${region}:${account}:key/${id}`
+}
+
+export function aliasArn(alias: string, { region, account }: Location): string {
+  return `arn:aws:kms:${region}:${account}:${alias}`
+}
+
+/** A name that a caller may give to an alias. Throws ALIAS_INVALID. */
+export function checkAliasName(alias: string): void {
+  if (!ALIAS_PATTERN.test(alias)) {
+    throw new KeyfoldError('ALIAS_INVALID', 'alias/ and then letters, digits, / _ - are needed')
+  }
+  if (alias.length > ALIAS_CHARACTERS_MAX) {
+    throw new KeyfoldError('ALIAS_INVALID', `at most ${ALIAS_CHARACTERS_MAX} characters`)
+  }
+  if (alias.startsWith(RESERVED_PREFIX)) {
+    throw new KeyfoldError('ALIAS_INVALID', `${RESERVED_PREFIX} is reserved`)
+  }
+}
+
+export function createKeyId(): string {
+  return randomUUID()
+}
+
+/** The 16 bytes that ciphertexts carry for a key id. */
+export function keyIdBytes(id: string): Uint8Array {
+  return Uint8Array.from(Buffer.from(id.replace(MULTI_REGION_PREFIX, '').replaceAll('-', ''), 'hex'))
+}
+
+/** The two ids that 16 bytes may stand for: a UUID, or the id of a multi-Region key. */
+export function keyIdsOfBytes(bytes: Uint8Array): readonly [string, string] {
+  const hex = Buffer.from(bytes).toString('hex')
+  const uuid = hex.replace(/^(.{8})(.{4})(.{4})(.{4})(.{12})$/, '$1-$2-$3-$4-$5')
+  return [uuid, MULTI_REGION_PREFIX + hex]
+}
