@@ -2,6 +2,25 @@
  * Flags, environment and file become one frozen Config. The only reader of process.env.
  * Order: flags, then environment (KEYFOLD_*), then the file, then the default.
  */
+import { readFileSync } from 'node:fs'
+import { homedir } from 'node:os'
+import { join } from 'node:path'
+
+import { KeyfoldError } from './errors.ts'
+import {
+  DATA_KEY_CACHE_ENTRIES_DEFAULT,
+  IN_FLIGHT_BYTES_DEFAULT,
+  KEY_TABLE_SLOTS,
+  MESSAGE_KEY_AGE_MS_DEFAULT,
+  MESSAGE_KEY_AGE_MS_MAX,
+  MESSAGE_KEY_BYTES_DEFAULT,
+  MESSAGE_KEY_BYTES_MAX,
+  MESSAGE_KEY_MESSAGES_DEFAULT,
+  MESSAGE_KEY_MESSAGES_MAX,
+  MISS_BUDGET_BURST_DEFAULT,
+  MISS_BUDGET_PER_SECOND_DEFAULT,
+  REQUEST_BYTES_MAX_DEFAULT,
+} from './limits.ts'
 
 export interface Config {
   /** Directory of catalog, root key and logs. */
@@ -39,4 +58,254 @@ export interface Config {
   readonly dataKeyCacheEntries: number
   readonly missBudget: { readonly burst: number; readonly perSecond: number }
   readonly logLevel: 'trace' | 'debug' | 'info' | 'warn' | 'error' | 'silent'
+}
+
+/** One setting: its name on all three ways in, and how its text becomes a value. */
+interface Setting {
+  /** In the file, and as a flag after `--` in kebab case. */
+  readonly name: string
+  readonly environment: string
+  readonly help: string
+  readonly parse: (text: string) => unknown
+}
+
+const text = (value: string): string => value
+
+function whole(least: number, most: number): (value: string) => number {
+  return (value) => {
+    const number = Number(value)
+    if (!/^\d+$/.test(value) || number < least || number > most) {
+      throw new Error(`a whole number from ${least} to ${most} is needed`)
+    }
+    return number
+  }
+}
+
+function oneOf<T extends string>(...allowed: readonly T[]): (value: string) => T {
+  return (value) => {
+    const found = allowed.find((candidate) => candidate === value)
+    if (found === undefined) throw new Error(`one of ${allowed.join(', ')} is needed`)
+    return found
+  }
+}
+
+function pattern(expression: RegExp, what: string): (value: string) => string {
+  return (value) => {
+    if (!expression.test(value)) throw new Error(`${what} is needed`)
+    return value
+  }
+}
+
+function address(value: string): { host: string; port: number } {
+  const match = /^(?:\[(.+)\]|([^:]+)):(\d{1,5})$/.exec(value)
+  const host = match?.[1] ?? match?.[2]
+  const port = Number(match?.[3])
+  if (host === undefined || port > 65_535) throw new Error('HOST:PORT is needed')
+  return { host, port }
+}
+
+const CRYPTO = ['auto', 'native', 'vaes', 'aesni', 'node'] as const
+const LOG_LEVELS = ['trace', 'debug', 'info', 'warn', 'error', 'silent'] as const
+
+/** Every setting there is: the flags of `keyfold serve`, KEYFOLD_… variables, and keys of the file. */
+export const SETTINGS = [
+  setting('data', 'data directory', text),
+  setting('listen', 'HOST:PORT; beyond loopback TLS is needed', address),
+  setting('allowPlaintext', 'true: listen beyond loopback without TLS', oneOf('true', 'false')),
+  setting('tlsCert', 'file of the certificate chain, PEM', text),
+  setting('tlsKey', 'file of the private key, PEM', text),
+  setting('clientCa', 'file of CA certificates; clients must show one of theirs', text),
+  setting(
+    'region',
+    'stands in every ARN; frozen when the catalog is created',
+    pattern(/^[a-z0-9-]{1,32}$/, 'a region name'),
+  ),
+  setting(
+    'account',
+    'stands in every ARN; frozen when the catalog is created',
+    pattern(/^\d{12}$/, 'an account id of 12 digits'),
+  ),
+  setting(
+    'rootKeySource',
+    'file, environment (KEYFOLD_ROOT_KEY) or passphrase (KEYFOLD_PASSPHRASE)',
+    oneOf('file', 'environment', 'passphrase'),
+  ),
+  setting('rootKeyFile', 'file of the root key; root.key in the data directory by default', text),
+  setting('crypto', CRYPTO.join(', '), oneOf(...CRYPTO)),
+  setting(
+    'memoryLock',
+    'require: refuse to start unless keys can be locked in memory',
+    oneOf('require', 'warn'),
+  ),
+  setting('workers', 'threads for large batches', whole(0, 64)),
+  setting('requestBytesMax', 'longest request', whole(1_024, 2 ** 30)),
+  setting(
+    'inFlightBytesMax',
+    'bytes of requests and responses held at one moment',
+    whole(2 ** 20, 2 ** 40),
+  ),
+  setting(
+    'messageKeyAgeMsMax',
+    'a message key seals for so long',
+    whole(1, MESSAGE_KEY_AGE_MS_MAX),
+  ),
+  setting(
+    'messageKeyMessagesMax',
+    'a message key seals so many messages',
+    whole(1, MESSAGE_KEY_MESSAGES_MAX),
+  ),
+  setting(
+    'messageKeyBytesMax',
+    'a message key seals so many bytes',
+    whole(1, MESSAGE_KEY_BYTES_MAX),
+  ),
+  setting(
+    'dataKeyCacheEntries',
+    'message keys kept, for sealing and opening each',
+    whole(1, KEY_TABLE_SLOTS / 4),
+  ),
+  setting('missBudgetBurst', 'data keys that one principal may miss at once', whole(1, 2 ** 31)),
+  setting('missBudgetPerSecond', 'and in the long run', whole(1, 2 ** 31)),
+  setting('logLevel', LOG_LEVELS.join(', '), oneOf(...LOG_LEVELS)),
+] as const satisfies readonly Setting[]
+
+function setting<N extends string, T>(name: N, help: string, parse: (value: string) => T) {
+  return { name, environment: environmentName(name), help, parse }
+}
+
+function environmentName(name: string): string {
+  return `KEYFOLD_${name.replace(/[A-Z]/g, (letter) => `_${letter}`).toUpperCase()}`
+}
+
+/** What flags or a file give: texts by the names in SETTINGS. */
+export type SettingTexts = Readonly<Partial<Record<(typeof SETTINGS)[number]['name'], string>>>
+
+type Values = { [S in (typeof SETTINGS)[number] as S['name']]?: ReturnType<S['parse']> }
+
+/** Throws CONFIG_INVALID, naming the setting and where it was given. */
+export function loadConfig(options: {
+  readonly flags?: SettingTexts
+  /** A JSON file of settings. */
+  readonly file?: string | undefined
+}): Config {
+  const fromFile = options.file === undefined ? {} : readSettingsFile(options.file)
+  const values: Record<string, unknown> = {}
+  for (const { name, environment, parse } of SETTINGS) {
+    const found =
+      given(options.flags?.[name], `--${flagName(name)}`) ??
+      given(process.env[environment], environment) ??
+      given(fromFile[name], `${name} in ${options.file ?? ''}`)
+    if (found === undefined) continue
+    try {
+      values[name] = parse(found.value)
+    } catch (error) {
+      throw new KeyfoldError('CONFIG_INVALID', `${found.where}: ${(error as Error).message}`)
+    }
+  }
+  return configOf(values as Values)
+}
+
+/** `dataKeyCacheEntries` → `data-key-cache-entries`. */
+export function flagName(name: string): string {
+  return name.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`)
+}
+
+function given(
+  value: string | undefined,
+  where: string,
+): { readonly value: string; readonly where: string } | undefined {
+  return value === undefined ? undefined : { value, where }
+}
+
+function readSettingsFile(file: string): Record<string, string> {
+  let parsed: unknown
+  try {
+    parsed = JSON.parse(readFileSync(file, 'utf8'))
+  } catch (cause) {
+    throw new KeyfoldError('CONFIG_INVALID', `${file} is not a readable JSON file`, cause)
+  }
+  if (typeof parsed !== 'object' || parsed === null || Array.isArray(parsed)) {
+    throw new KeyfoldError('CONFIG_INVALID', `${file} holds no JSON object`)
+  }
+  const names = new Set<string>(SETTINGS.map(({ name }) => name))
+  return Object.fromEntries(
+    Object.entries(parsed).map(([name, value]) => {
+      if (!names.has(name)) {
+        throw new KeyfoldError('CONFIG_INVALID', `${file}: there is no setting ${name}`)
+      }
+      return [name, String(value)]
+    }),
+  )
+}
+
+function configOf(values: Values): Config {
+  const dataDirectory = values.data ?? defaultDataDirectory()
+  return Object.freeze<Config>({
+    dataDirectory,
+    listen: values.listen ?? { host: '127.0.0.1', port: 8790 },
+    plaintextAllowed: values.allowPlaintext === 'true',
+    tls: tlsOf(values),
+    region: values.region ?? 'us-east-1',
+    account: values.account ?? '000000000000',
+    rootKey:
+      values.rootKeySource === undefined || values.rootKeySource === 'file'
+        ? { source: 'file', file: values.rootKeyFile ?? join(dataDirectory, 'root.key') }
+        : { source: values.rootKeySource },
+    crypto: values.crypto ?? 'auto',
+    memoryLock: values.memoryLock ?? 'warn',
+    workers: values.workers ?? 2,
+    requestBytesMax: values.requestBytesMax ?? REQUEST_BYTES_MAX_DEFAULT,
+    inFlightBytesMax: values.inFlightBytesMax ?? IN_FLIGHT_BYTES_DEFAULT,
+    messageKey: {
+      ageMsMax: values.messageKeyAgeMsMax ?? MESSAGE_KEY_AGE_MS_DEFAULT,
+      messagesMax: values.messageKeyMessagesMax ?? MESSAGE_KEY_MESSAGES_DEFAULT,
+      bytesMax: values.messageKeyBytesMax ?? MESSAGE_KEY_BYTES_DEFAULT,
+    },
+    dataKeyCacheEntries: values.dataKeyCacheEntries ?? DATA_KEY_CACHE_ENTRIES_DEFAULT,
+    missBudget: {
+      burst: values.missBudgetBurst ?? MISS_BUDGET_BURST_DEFAULT,
+      perSecond: values.missBudgetPerSecond ?? MISS_BUDGET_PER_SECOND_DEFAULT,
+    },
+    logLevel: values.logLevel ?? 'info',
+  })
+}
+
+function tlsOf(values: Values): Config['tls'] {
+  const { tlsCert, tlsKey, clientCa } = values
+  if (tlsCert === undefined && tlsKey === undefined) {
+    if (clientCa === undefined) return undefined
+    throw new KeyfoldError('CONFIG_INVALID', 'clientCa needs tlsCert and tlsKey')
+  }
+  if (tlsCert === undefined || tlsKey === undefined) {
+    throw new KeyfoldError('CONFIG_INVALID', 'tlsCert and tlsKey are needed together')
+  }
+  return { certFile: tlsCert, keyFile: tlsKey, clientCaFile: clientCa }
+}
+
+/** Where nothing else is said: the place for data of a user's programs (XDG Base Directory). */
+function defaultDataDirectory(): string {
+  const base = process.env['XDG_DATA_HOME']
+  return join(base === undefined || base === '' ? join(homedir(), '.local/share') : base, 'keyfold')
+}
+
+/**
+ * A secret from the environment, which is forgotten there: neither a child process nor a report of the
+ * environment shows it afterwards.
+ */
+export function takeSecret(name: 'KEYFOLD_ROOT_KEY' | 'KEYFOLD_PASSPHRASE'): string | undefined {
+  const secret = process.env[name]
+  delete process.env[name]
+  return secret
+}
+
+/** How the command line finds a server. Throws CONFIG_INVALID, saying what to type. */
+export function clientSettings(flags: { readonly url?: string; readonly token?: string }): {
+  readonly url: string
+  readonly token: string
+} {
+  const token = flags.token ?? process.env['KEYFOLD_TOKEN']
+  if (token === undefined) {
+    throw new KeyfoldError('CONFIG_INVALID', 'give --token or set KEYFOLD_TOKEN')
+  }
+  return { url: flags.url ?? process.env['KEYFOLD_URL'] ?? 'http://127.0.0.1:8790', token }
 }

@@ -18,7 +18,7 @@ const ARROWS: Record<string, readonly string[]> = {
   config: [],
   crypto: ['config'],
   catalog: [],
-  'key-stores': ['crypto'],
+  'key-stores': ['crypto', 'config'],
   kms: ['catalog', 'key-stores', 'crypto'],
   'data-keys': ['key-stores', 'crypto', 'kms'],
   pool: ['crypto'],

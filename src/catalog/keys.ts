@@ -53,7 +53,11 @@ export async function insertKey(db: Queries, key: StoredKey): Promise<void> {
   for (const { version, stored } of materials) {
     await insertMaterial(db, { kmsKeyId: key.id, version, stored, createdAtMs: key.createdAtMs })
   }
-  for (const tag of tags) await db.insertInto('tags').values({ kmsKeyId: key.id, ...tag }).execute()
+  for (const tag of tags)
+    await db
+      .insertInto('tags')
+      .values({ kmsKeyId: key.id, ...tag })
+      .execute()
 }
 
 export async function insertMaterial(

@@ -82,7 +82,8 @@ class SqliteDriver implements Driver {
     })
     await previous
     this.#giveBack = giveBack
-    if (this.#connection === undefined) throw new KeyfoldError('CATALOG_UNAVAILABLE', 'it is closed')
+    if (this.#connection === undefined)
+      throw new KeyfoldError('CATALOG_UNAVAILABLE', 'it is closed')
     return this.#connection
   }
 

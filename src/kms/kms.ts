@@ -414,7 +414,10 @@ function checkTags(tags: ReadonlyMap<string, string>): void {
       )
     }
     if (value.length > TAG_VALUE_CHARACTERS_MAX) {
-      throw new KeyfoldError('TAG_INVALID', `values have at most ${TAG_VALUE_CHARACTERS_MAX} characters`)
+      throw new KeyfoldError(
+        'TAG_INVALID',
+        `values have at most ${TAG_VALUE_CHARACTERS_MAX} characters`,
+      )
     }
   }
 }

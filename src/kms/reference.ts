@@ -11,7 +11,8 @@ const ALIAS_PREFIX = 'alias/'
 /** AWS KMS keeps these for keys of its own services. */
 const RESERVED_PREFIX = 'alias/aws/'
 const ALIAS_PATTERN = /^alias\/[a-zA-Z0-9/_-]+$/
-const ID_PATTERN = /^(?:[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}|mrk-[0-9a-f]{32})$/
+const ID_PATTERN =
+  /^(?:[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}|mrk-[0-9a-f]{32})$/
 const MULTI_REGION_PREFIX = 'mrk-'
 
 export interface Location {
@@ -20,8 +21,7 @@ export interface Location {
 }
 
 export type KeyReference =
-  | { readonly kind: 'id'; readonly id: string }
-  | { readonly kind: 'alias'; readonly alias: string }
+  { readonly kind: 'id'; readonly id: string } | { readonly kind: 'alias'; readonly alias: string }
 
 /** Throws KMS_KEY_NOT_FOUND: what is not a name cannot be a key, nor can a key of another region or account. */
 export function parseKeyReference(reference: string, { region, account }: Location): KeyReference {
@@ -65,7 +65,9 @@ export function createKeyId(): string {
 
 /** The 16 bytes that ciphertexts carry for a key id. */
 export function keyIdBytes(id: string): Uint8Array {
-  return Uint8Array.from(Buffer.from(id.replace(MULTI_REGION_PREFIX, '').replaceAll('-', ''), 'hex'))
+  return Uint8Array.from(
+    Buffer.from(id.replace(MULTI_REGION_PREFIX, '').replaceAll('-', ''), 'hex'),
+  )
 }
 
 /** The two ids that 16 bytes may stand for: a UUID, or the id of a multi-Region key. */

@@ -51,7 +51,9 @@ export class Tokens {
   }
 
   /** The secret is in the answer and nowhere else. */
-  async create(request: NewToken): Promise<{ readonly token: string; readonly record: TokenRecord }> {
+  async create(
+    request: NewToken,
+  ): Promise<{ readonly token: string; readonly record: TokenRecord }> {
     checkNewToken(request)
     const id = randomBytes(ID_BYTES).toString('hex')
     const secret = randomBytes(SECRET_BYTES).toString('base64url')
@@ -130,7 +132,10 @@ function checkNewToken(request: NewToken): void {
     throw new KeyfoldError('REQUEST_MALFORMED', 'name: 1 to 64 letters, digits and + = , . @ - _')
   }
   if (principalArn !== undefined && !PRINCIPAL_PATTERN.test(principalArn)) {
-    throw new KeyfoldError('REQUEST_MALFORMED', 'principal: arn:aws:iam::ACCOUNT:user/NAME is needed')
+    throw new KeyfoldError(
+      'REQUEST_MALFORMED',
+      'principal: arn:aws:iam::ACCOUNT:user/NAME is needed',
+    )
   }
   for (const [field, patterns] of Object.entries({ actions, keys })) {
     const usable =

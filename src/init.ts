@@ -1,0 +1,37 @@
+/**
+ * What `keyfold init` does, once: the data directory with its root key and catalog, and one admin token. Killed
+ * half-way it can be run again; a directory that was initialised is refused.
+ */
+import { mkdirSync } from 'node:fs'
+
+import { openCatalog } from './catalog/catalog.ts'
+import type { Config } from './config.ts'
+import type { Crypto } from './crypto/crypto.ts'
+import { KeyfoldError } from './errors.ts'
+import { createRootKey } from './key-stores/root-key.ts'
+import { Tokens } from './kms/tokens.ts'
+
+/** Returns the admin token, which is kept nowhere. */
+export async function initDataDirectory(config: Config, crypto: Crypto): Promise<string> {
+  mkdirSync(config.dataDirectory, { recursive: true, mode: 0o700 })
+  createRootKey(config, crypto)
+  const catalog = await openCatalog(config)
+  try {
+    const tokens = await Tokens.load(catalog)
+    if (tokens.list().length > 0) {
+      throw new KeyfoldError(
+        'CONFIG_INVALID',
+        `${config.dataDirectory} was initialised before; its admin token was shown then`,
+      )
+    }
+    const { token } = await tokens.create({
+      name: 'admin',
+      principalArn: `arn:aws:iam::${config.account}:root`,
+      actions: ['*'],
+      keys: ['*'],
+    })
+    return token
+  } finally {
+    await catalog.close()
+  }
+}

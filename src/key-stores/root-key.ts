@@ -1,0 +1,147 @@
+/**
+ * The root key of the local key store: where it comes from, and how a wrong one is told at once. In the data
+ * directory:
+ *
+ *     root.key     64 hex digits, mode 0600         rootKeySource file
+ *     root.salt    32 hex digits                    rootKeySource passphrase: salt of scrypt
+ *     root.check   hex, a key wrapped under the root key: it opens under no other
+ */
+import { randomBytes, scryptSync } from 'node:crypto'
+import { existsSync, mkdirSync, readFileSync, statSync, writeFileSync } from 'node:fs'
+import { dirname, join } from 'node:path'
+
+import { takeSecret, type Config } from '../config.ts'
+import type { Crypto } from '../crypto/crypto.ts'
+import { KeyfoldError } from '../errors.ts'
+
+type RootKeyConfig = Pick<Config, 'dataDirectory' | 'rootKey'>
+
+const ROOT_KEY_BYTES = 32
+const SALT_BYTES = 16
+/** 128 MiB and a few hundred ms a guess (RFC 7914; OWASP's strongest parameters). */
+const SCRYPT = { N: 2 ** 17, r: 8, p: 1, maxmem: 2 ** 28 }
+const CHECK_AAD = Buffer.from('keyfold/root/v1/check')
+
+/** The root key, 32 bytes, which the caller hands on or fills with zeros. Errors: CONFIG_INVALID, ROOT_KEY_INVALID. */
+export function readRootKey(config: RootKeyConfig, crypto: Crypto): Uint8Array {
+  const rootKey = loadRootKey(config)
+  checkRootKey(config, crypto, rootKey, 'verify')
+  return rootKey
+}
+
+/** Makes a root key where there is none yet, and what is needed to know it again. Can be run again. */
+export function createRootKey(config: RootKeyConfig, crypto: Crypto): void {
+  if (config.rootKey.source === 'file' && !existsSync(config.rootKey.file)) {
+    const rootKey = randomBytes(ROOT_KEY_BYTES)
+    mkdirSync(dirname(config.rootKey.file), { recursive: true, mode: 0o700 })
+    writeFileSync(config.rootKey.file, `${rootKey.toString('hex')}\n`, {
+      mode: 0o600,
+      flag: 'wx',
+      flush: true,
+    })
+    rootKey.fill(0)
+  }
+  if (config.rootKey.source === 'passphrase' && !existsSync(saltFile(config))) {
+    writeFileSync(saltFile(config), randomBytes(SALT_BYTES).toString('hex'), { flush: true })
+  }
+  const rootKey = loadRootKey(config)
+  checkRootKey(config, crypto, rootKey, 'create')
+  rootKey.fill(0)
+}
+
+function loadRootKey(config: RootKeyConfig): Uint8Array {
+  switch (config.rootKey.source) {
+    case 'file':
+      return readRootKeyFile(config.rootKey.file)
+    case 'environment':
+      return decodeRootKey(
+        Buffer.from(requiredSecret('KEYFOLD_ROOT_KEY', 'the root key as 64 hex digits')),
+        'KEYFOLD_ROOT_KEY',
+      )
+    case 'passphrase': {
+      if (!existsSync(saltFile(config))) throw notInitialised(config)
+      const salt = Buffer.from(readFileSync(saltFile(config), 'utf8').trim(), 'hex')
+      const passphrase = requiredSecret('KEYFOLD_PASSPHRASE', 'the passphrase')
+      return scryptSync(passphrase.normalize('NFC'), salt, ROOT_KEY_BYTES, SCRYPT)
+    }
+  }
+}
+
+function readRootKeyFile(file: string): Uint8Array {
+  if (!existsSync(file)) {
+    throw new KeyfoldError('CONFIG_INVALID', `there is no root key ${file}: run keyfold init first`)
+  }
+  if ((statSync(file).mode & 0o077) !== 0) {
+    throw new KeyfoldError('CONFIG_INVALID', `others can read the root key: chmod 600 ${file}`)
+  }
+  const digits = readFileSync(file)
+  try {
+    return decodeRootKey(digits, file)
+  } finally {
+    digits.fill(0)
+  }
+}
+
+/** 64 hex digits, and a newline. Not by way of a string: those cannot be wiped. */
+function decodeRootKey(digits: Uint8Array, where: string): Uint8Array {
+  const rootKey = new Uint8Array(ROOT_KEY_BYTES)
+  const length = digits.at(-1) === 0x0a ? digits.length - 1 : digits.length
+  let usable = length === 2 * ROOT_KEY_BYTES
+  for (let i = 0; usable && i < length; i++) {
+    const value = '0123456789abcdef'.indexOf(String.fromCharCode((digits[i] as number) | 0x20))
+    usable = value >= 0
+    rootKey[i >> 1] = ((rootKey[i >> 1] as number) << 4) | value
+  }
+  if (!usable) throw new KeyfoldError('CONFIG_INVALID', `${where}: 64 hex digits are needed`)
+  return rootKey
+}
+
+function requiredSecret(name: 'KEYFOLD_ROOT_KEY' | 'KEYFOLD_PASSPHRASE', what: string): string {
+  const secret = takeSecret(name)
+  if (secret === undefined || secret === '') {
+    throw new KeyfoldError('CONFIG_INVALID', `set ${name}: ${what}`)
+  }
+  return secret
+}
+
+/** Tells a wrong root key before anything is served, or written under it. */
+function checkRootKey(
+  config: RootKeyConfig,
+  crypto: Crypto,
+  rootKey: Uint8Array,
+  mode: 'create' | 'verify',
+): void {
+  const file = join(config.dataDirectory, 'root.check')
+  const key = crypto.importKey(Uint8Array.from(rootKey))
+  try {
+    if (existsSync(file)) {
+      const wrapped = Buffer.from(readFileSync(file, 'utf8').trim(), 'hex')
+      crypto.releaseKey(crypto.unwrapKey(key, CHECK_AAD, wrapped))
+    } else if (mode === 'create') {
+      const random = crypto.generateKey()
+      const wrapped = Buffer.from(crypto.wrapKey(key, CHECK_AAD, random)).toString('hex')
+      crypto.releaseKey(random)
+      writeFileSync(file, wrapped, { mode: 0o600, flush: true })
+    } else {
+      throw notInitialised(config)
+    }
+  } catch (cause) {
+    if (cause instanceof KeyfoldError && cause.code === 'DECRYPT_FAILED') {
+      throw new KeyfoldError('ROOT_KEY_INVALID', config.dataDirectory, cause)
+    }
+    throw cause
+  } finally {
+    crypto.releaseKey(key)
+  }
+}
+
+function notInitialised(config: RootKeyConfig): KeyfoldError {
+  return new KeyfoldError(
+    'CONFIG_INVALID',
+    `${config.dataDirectory} is no data directory: run keyfold init first`,
+  )
+}
+
+function saltFile(config: RootKeyConfig): string {
+  return join(config.dataDirectory, 'root.salt')
+}
