@@ -1,0 +1,428 @@
+/**
+ * The data-key cache: one key-store call, then millions of messages.
+ *
+ * Seal side: by purpose, suite, KMS key, material version and context. Open side: by the hash of the whole key
+ * entry and context, and only after the KMS key that the entry names was authorised; a commitment alone would let a
+ * caller graft an entry of a key that they may use onto somebody else's message.
+ *
+ * Between looking and acting there is no await. A key that was fetched while its KMS key changed is not kept: a purge
+ * that races a fetch wins.
+ */
+import { LRUCache } from 'lru-cache'
+
+import type { Crypto, Suite } from '../crypto/crypto.ts'
+import { KeyfoldError } from '../errors.ts'
+import { decodeKeyEntry, encodeKeyEntry } from '../format/key-entry.ts'
+import {
+  decodeWrappedKey,
+  encodeWrappedKey,
+  encodeWrappedKeyAad,
+  USAGE_MESSAGE_KEY,
+  WRAPPING_SUITE_XAES,
+  type WrappedKeyHeader,
+} from '../format/wrapped-key.ts'
+import type { KeyMaterial, KeyStore } from '../key-stores/key-store.ts'
+import type { KmsKey, KmsKeyRegistry } from '../kms/kms-key.ts'
+import { MESSAGE_KEY_REFRESH_SHARE } from '../limits.ts'
+import { CachedKey, SealKey } from './cached-key.ts'
+import type { CanonicalContext, DataKeys, OpenLease, SealLease } from './lease.ts'
+import type { MissBudget } from './miss-budget.ts'
+
+export interface DataKeyCacheOptions {
+  readonly crypto: Crypto
+  readonly registry: Pick<KmsKeyRegistry, 'current'>
+  readonly keyStoreOf: (kmsKey: KmsKey) => KeyStore
+  readonly missBudget: MissBudget
+  readonly limits: {
+    readonly ageMsMax: number
+    readonly messagesMax: number
+    readonly bytesMax: number
+  }
+  readonly entriesMax: number
+  /** Monotonic. */
+  readonly nowMs: () => number
+}
+
+export interface DataKeyCounters {
+  sealHits: number
+  sealMisses: number
+  openHits: number
+  openMisses: number
+  refreshes: number
+  evictions: number
+  /** Keys that were evicted after a single lease, of the last ones evicted: high where contexts are unique. */
+  keysUsedOnce: number
+  wraps: number
+  unwraps: number
+}
+
+type SealRequest = Parameters<DataKeys['leaseSeal']>[0]
+type OpenRequest = Parameters<DataKeys['leaseOpen']>[0]
+
+/** What the seal side holds under one name: the key in use, and the one that takes over. */
+interface SealPlace {
+  current: SealKey | undefined
+  next: SealKey | undefined
+  /** The one fetch under way. */
+  fetch: Promise<void> | undefined
+}
+
+export class DataKeyCache implements DataKeys {
+  readonly counters: DataKeyCounters = {
+    sealHits: 0,
+    sealMisses: 0,
+    openHits: 0,
+    openMisses: 0,
+    refreshes: 0,
+    evictions: 0,
+    keysUsedOnce: 0,
+    wraps: 0,
+    unwraps: 0,
+  }
+  readonly #options: DataKeyCacheOptions
+  readonly #seal: LRUCache<string, SealPlace>
+  readonly #open: LRUCache<string, CachedKey>
+  readonly #unwrapping = new Map<string, Promise<CachedKey>>()
+
+  constructor(options: DataKeyCacheOptions) {
+    this.#options = options
+    this.#seal = new LRUCache<string, SealPlace>({
+      max: options.entriesMax,
+      dispose: (place) => this.#disposePlace(place),
+    })
+    this.#open = new LRUCache<string, CachedKey>({
+      max: options.entriesMax,
+      dispose: (key) => this.#evict(key),
+    })
+  }
+
+  leaseSeal(request: SealRequest): SealLease | Promise<SealLease> {
+    const { limits } = this.#options
+    if (request.messages > limits.messagesMax || request.bytes > limits.bytesMax) {
+      throw new KeyfoldError(
+        'LIMIT_EXCEEDED',
+        `a batch has at most ${limits.messagesMax} messages and ${limits.bytesMax} bytes, ` +
+          `which is what one message key may seal`,
+      )
+    }
+    const kmsKey = this.#latest(request.kmsKey)
+    const place = this.#place(sealName(kmsKey, request))
+    const key = this.#reserve(place, kmsKey, request)
+    if (key === undefined) {
+      this.counters.sealMisses++
+      return this.#leaseSealAfterFetch(request)
+    }
+    this.counters.sealHits++
+    if (this.#isDueForRefresh(key) && place.next === undefined && place.fetch === undefined) {
+      this.counters.refreshes++
+      // A failed refresh is no failure yet: the key in use serves on, and the next lease tries again.
+      this.#fetchSealKey(place, kmsKey, request).catch(() => undefined)
+    }
+    return sealLease(key, kmsKey, request.suite)
+  }
+
+  leaseOpen(request: OpenRequest): OpenLease | Promise<OpenLease> {
+    const kmsKey = this.#latest(request.kmsKey)
+    assertUsable(kmsKey)
+    const key = this.#open.get(request.cacheId)
+    if (key !== undefined) {
+      if (this.#isAlive(key, kmsKey)) {
+        this.counters.openHits++
+        return openLease(key)
+      }
+      this.#open.delete(request.cacheId)
+    }
+    this.counters.openMisses++
+    return this.#leaseOpenAfterUnwrap(request)
+  }
+
+  purge(kmsKeyId: string): void {
+    for (const [name, place] of [...this.#seal.entries()]) {
+      if (place.current?.kmsKeyId === kmsKeyId || place.next?.kmsKeyId === kmsKeyId) {
+        this.#seal.delete(name)
+      }
+    }
+    for (const [name, key] of [...this.#open.entries()]) {
+      if (key.kmsKeyId === kmsKeyId) this.#open.delete(name)
+    }
+  }
+
+  purgeAll(): void {
+    this.#seal.clear()
+    this.#open.clear()
+  }
+
+  /** Wipes what is past its age: called from time to time, so that an idle key does not stay in memory. */
+  sweep(): void {
+    const bornBeforeMs = this.#options.nowMs() - this.#options.limits.ageMsMax
+    const isOld = (key: CachedKey | undefined): boolean =>
+      key === undefined || key.bornAtMs < bornBeforeMs
+    for (const [name, place] of [...this.#seal.entries()]) {
+      if (isOld(place.current) && isOld(place.next) && place.fetch === undefined) {
+        this.#seal.delete(name)
+      } else if (place.current !== undefined && isOld(place.current)) {
+        this.#evict(place.current)
+        place.current = undefined
+      }
+    }
+    for (const [name, key] of [...this.#open.entries()]) {
+      if (key.bornAtMs < bornBeforeMs) this.#open.delete(name)
+    }
+  }
+
+  get sealKeys(): number {
+    return this.#seal.size
+  }
+
+  get openKeys(): number {
+    return this.#open.size
+  }
+
+  // Sealing.
+
+  async #leaseSealAfterFetch(request: SealRequest): Promise<SealLease> {
+    // Whoever waits may find the fresh key used up by others who waited: then it is fetched again.
+    for (let changes = 0; ;) {
+      const kmsKey = this.#latest(request.kmsKey)
+      const place = this.#place(sealName(kmsKey, request))
+      if (place.fetch === undefined) this.#options.missBudget.spend(request.principalArn)
+      try {
+        await (place.fetch ?? this.#fetchSealKey(place, kmsKey, request))
+      } catch (error) {
+        if (!isStale(error) || ++changes > CHANGES_MAX) throw error
+        continue
+      }
+      const key = this.#reserve(place, kmsKey, request)
+      if (key !== undefined) return sealLease(key, kmsKey, request.suite)
+    }
+  }
+
+  /** A key of this place with room for the batch, which is taken; undefined where one has to be fetched. */
+  #reserve(place: SealPlace, kmsKey: KmsKey, request: SealRequest): SealKey | undefined {
+    assertUsable(kmsKey)
+    for (;;) {
+      const key = place.current
+      if (
+        key !== undefined &&
+        this.#isAlive(key, kmsKey) &&
+        key.reserve(request.messages, request.bytes)
+      ) {
+        return key
+      }
+      if (place.next === undefined) return undefined
+      if (key !== undefined) this.#evict(key)
+      place.current = place.next
+      place.next = undefined
+    }
+  }
+
+  #fetchSealKey(place: SealPlace, kmsKey: KmsKey, request: SealRequest): Promise<void> {
+    const fetch = this.#makeSealKey(kmsKey, request).then((key) => {
+      if (place.next !== undefined) this.#evict(place.next)
+      place.next = key
+      // The place may have left the cache meanwhile: whoever waits for it still uses the key, and nobody after.
+      if (this.#seal.peek(sealName(kmsKey, request)) !== place)
+        queueMicrotask(() => this.#disposePlace(place))
+    })
+    const settled = fetch.finally(() => {
+      place.fetch = undefined
+    })
+    place.fetch = settled
+    return settled
+  }
+
+  async #makeSealKey(kmsKey: KmsKey, { suite, context }: SealRequest): Promise<SealKey> {
+    const { crypto, limits, nowMs } = this.#options
+    const bornAtMs = nowMs()
+    const material = materialOf(kmsKey, kmsKey.currentVersion)
+    const header = {
+      suite: WRAPPING_SUITE_XAES,
+      usage: USAGE_MESSAGE_KEY,
+      kmsKeyId: kmsKey.idBytes,
+      materialVersion: material.version,
+    } as const
+    const raw = crypto.generateKey()
+    try {
+      this.counters.wraps++
+      const aad = encodeWrappedKeyAad(header, context.hash)
+      const storePart = await this.#options.keyStoreOf(kmsKey).wrapKey(material, aad, raw)
+      this.#assertUnchanged(kmsKey)
+      const handle = crypto.createMessageKey(raw, suite)
+      const keyEntry = encodeKeyEntry({
+        commitment: crypto.messageKeyCommitment(handle),
+        wrappedKey: encodeWrappedKey({ ...header, storePart }),
+      })
+      return new SealKey(
+        crypto,
+        { handle, kmsKeyId: kmsKey.id, epoch: kmsKey.epoch, bornAtMs },
+        { keyEntry, messagesMax: limits.messagesMax, bytesMax: limits.bytesMax },
+      )
+    } finally {
+      crypto.releaseKey(raw)
+    }
+  }
+
+  #isDueForRefresh(key: SealKey): boolean {
+    const ageMs = this.#options.nowMs() - key.bornAtMs
+    return (
+      key.isBeyond(MESSAGE_KEY_REFRESH_SHARE) ||
+      ageMs >= this.#options.limits.ageMsMax * MESSAGE_KEY_REFRESH_SHARE
+    )
+  }
+
+  #place(name: string): SealPlace {
+    const known = this.#seal.get(name)
+    if (known !== undefined) return known
+    const place: SealPlace = { current: undefined, next: undefined, fetch: undefined }
+    this.#seal.set(name, place)
+    return place
+  }
+
+  #disposePlace(place: SealPlace): void {
+    if (place.current !== undefined) this.#evict(place.current)
+    if (place.next !== undefined) this.#evict(place.next)
+    place.current = undefined
+    place.next = undefined
+  }
+
+  // Opening.
+
+  async #leaseOpenAfterUnwrap(request: OpenRequest): Promise<OpenLease> {
+    for (let changes = 0; ;) {
+      let unwrapping = this.#unwrapping.get(request.cacheId)
+      if (unwrapping === undefined) {
+        this.#options.missBudget.spend(request.principalArn)
+        unwrapping = this.#unwrap(request)
+        this.#unwrapping.set(request.cacheId, unwrapping)
+        // Failures are not cached.
+        const forget = (): boolean => this.#unwrapping.delete(request.cacheId)
+        unwrapping.then(forget, forget)
+      }
+      try {
+        const key = await unwrapping
+        // A purge may have come between the key's arrival and this turn.
+        if (this.#open.peek(request.cacheId) === key) return openLease(key)
+        throw new KeyfoldError('KEY_HANDLE_STALE')
+      } catch (error) {
+        if (!isStale(error) || ++changes > CHANGES_MAX) throw error
+      }
+    }
+  }
+
+  async #unwrap(request: OpenRequest): Promise<CachedKey> {
+    const { crypto, nowMs } = this.#options
+    const kmsKey = this.#latest(request.kmsKey)
+    assertUsable(kmsKey)
+    const bornAtMs = nowMs()
+    // The entry may be a view of a request that is answered before the store is: it is copied.
+    const { commitment, wrappedKey } = decodeKeyEntry(
+      Uint8Array.from(request.keyEntry),
+      'DECRYPT_FAILED',
+    )
+    const { storePart, ...header } = decodeWrappedKey(wrappedKey)
+    assertMessageKey(header, kmsKey)
+    const material = kmsKey.materials.get(header.materialVersion)
+    if (material === undefined) throw new KeyfoldError('DECRYPT_FAILED')
+    this.counters.unwraps++
+    const aad = encodeWrappedKeyAad(header, request.context.hash)
+    const raw = await this.#options.keyStoreOf(kmsKey).unwrapKey(material, aad, storePart)
+    try {
+      this.#assertUnchanged(kmsKey)
+      const handle = crypto.openMessageKey(raw, request.suite, commitment)
+      const key = new CachedKey(crypto, {
+        handle,
+        kmsKeyId: kmsKey.id,
+        epoch: kmsKey.epoch,
+        bornAtMs,
+      })
+      this.#open.set(request.cacheId, key)
+      return key
+    } finally {
+      crypto.releaseKey(raw)
+    }
+  }
+
+  // Both.
+
+  #latest(kmsKey: KmsKey): KmsKey {
+    return this.#options.registry.current(kmsKey.id) ?? kmsKey
+  }
+
+  #isAlive(key: CachedKey, kmsKey: KmsKey): boolean {
+    const ageMs = this.#options.nowMs() - key.bornAtMs
+    return key.epoch === kmsKey.epoch && ageMs < this.#options.limits.ageMsMax
+  }
+
+  /** After an await: a change that landed meanwhile wins. */
+  #assertUnchanged(kmsKey: KmsKey): void {
+    const now = this.#latest(kmsKey)
+    assertUsable(now)
+    if (now.epoch !== kmsKey.epoch) throw new KeyfoldError('KEY_HANDLE_STALE')
+  }
+
+  #evict(key: CachedKey): void {
+    this.counters.evictions++
+    if (key.leasesGiven <= 1) this.counters.keysUsedOnce++
+    key.evict()
+  }
+}
+
+/** Changes of the KMS key that one lease sits through before it gives up. */
+const CHANGES_MAX = 3
+
+function isStale(error: unknown): boolean {
+  return error instanceof KeyfoldError && error.code === 'KEY_HANDLE_STALE'
+}
+
+function sealName(
+  kmsKey: KmsKey,
+  request: { readonly suite: Suite; readonly context: CanonicalContext },
+): string {
+  return `m${request.suite}${kmsKey.id}/${kmsKey.currentVersion}/${hashName(request.context)}`
+}
+
+const hashNames = new WeakMap<CanonicalContext, string>()
+
+/** Contexts are remembered by the server, so their names are made once. */
+function hashName(context: CanonicalContext): string {
+  const known = hashNames.get(context)
+  if (known !== undefined) return known
+  const name = Buffer.from(context.hash).toString('latin1')
+  hashNames.set(context, name)
+  return name
+}
+
+export function assertUsable(kmsKey: KmsKey): void {
+  if (kmsKey.state === 'Enabled') return
+  throw kmsKey.state === 'Disabled'
+    ? new KeyfoldError('KMS_KEY_DISABLED')
+    : new KeyfoldError('KMS_KEY_STATE_INVALID', `it is ${kmsKey.state}`)
+}
+
+/** Only a key that the service made may open messages, and only under the KMS key that was authorised. */
+function assertMessageKey(header: WrappedKeyHeader, kmsKey: KmsKey): void {
+  const sameKey = Buffer.compare(header.kmsKeyId, kmsKey.idBytes) === 0
+  if (header.usage !== USAGE_MESSAGE_KEY || !sameKey) throw new KeyfoldError('DECRYPT_FAILED')
+}
+
+function materialOf(kmsKey: KmsKey, version: number): KeyMaterial {
+  const material = kmsKey.materials.get(version)
+  if (material === undefined) throw new KeyfoldError('KMS_KEY_STATE_INVALID', 'it has no material')
+  return material
+}
+
+function sealLease(key: SealKey, kmsKey: KmsKey, suite: Suite): SealLease {
+  key.lease()
+  return {
+    key: key.handle,
+    suite,
+    keyEntry: key.keyEntry,
+    kmsKey,
+    release: () => key.giveBack(),
+  }
+}
+
+function openLease(key: CachedKey): OpenLease {
+  key.lease()
+  return { key: key.handle, release: () => key.giveBack() }
+}

@@ -1,0 +1,49 @@
+/**
+ * How many data keys a principal may ask for that no cache holds: a burst, then a steady rate. Without it one
+ * caller, with a context unique to each message or with foreign wrapped keys, would keep the key store busy for
+ * everyone.
+ */
+import { LRUCache } from 'lru-cache'
+
+import { KeyfoldError } from '../errors.ts'
+
+/** Principals remembered; one that was forgotten has its whole burst again. */
+const PRINCIPALS_MAX = 10_000
+
+export interface MissBudgetLimits {
+  readonly burst: number
+  readonly perSecond: number
+}
+
+export class MissBudget {
+  readonly #limits: MissBudgetLimits
+  readonly #nowMs: () => number
+  readonly #buckets = new LRUCache<string, { left: number; filledAtMs: number }>({
+    max: PRINCIPALS_MAX,
+  })
+  refused = 0
+
+  constructor(limits: MissBudgetLimits, nowMs: () => number) {
+    this.#limits = limits
+    this.#nowMs = nowMs
+  }
+
+  /** Takes one, or throws MISS_BUDGET_SPENT. */
+  spend(principalArn: string): void {
+    const { burst, perSecond } = this.#limits
+    const nowMs = this.#nowMs()
+    const bucket = this.#buckets.get(principalArn) ?? { left: burst, filledAtMs: nowMs }
+    const refill = (Math.max(0, nowMs - bucket.filledAtMs) / 1000) * perSecond
+    bucket.left = Math.min(burst, bucket.left + refill)
+    bucket.filledAtMs = nowMs
+    this.#buckets.set(principalArn, bucket)
+    if (bucket.left < 1) {
+      this.refused++
+      throw new KeyfoldError(
+        'MISS_BUDGET_SPENT',
+        `more than ${burst} at once or ${perSecond} a second; is the context unique to each message?`,
+      )
+    }
+    bucket.left -= 1
+  }
+}
