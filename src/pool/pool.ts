@@ -1,0 +1,123 @@
+/**
+ * Small work stays put, big work moves: a thread hop costs more than sealing a small batch, and a large batch would
+ * hold everyone up on the event loop. Where the line is depends on the machine, so it is measured at start-up.
+ */
+import { Piscina } from 'piscina'
+
+import type { Crypto } from '../crypto/crypto.ts'
+import { KeyfoldError } from '../errors.ts'
+import { BATCH_PARTS_MAX, INLINE_MICROSECONDS_MAX, POOL_QUEUE_MAX } from '../limits.ts'
+import type { PoolWorkerData, TaskName, TaskRequests } from './tasks.ts'
+
+/** What the chosen crypto costs on this machine. */
+interface Costs {
+  readonly nsPerMessage: number
+  readonly nsPerByte: number
+}
+
+export class Pool {
+  readonly #piscina: Piscina | undefined
+  readonly #workers: number
+  readonly #costs: Costs
+  inlineBatches = 0
+  pooledBatches = 0
+
+  constructor(crypto: Crypto, workers: number) {
+    // On node:crypto the keys are objects of the main thread, which workers cannot reach.
+    this.#workers = crypto.implementation === 'node' ? 0 : workers
+    this.#costs = measureCosts(crypto)
+    this.#piscina =
+      this.#workers === 0
+        ? undefined
+        : new Piscina({
+            filename: new URL('./worker.js', import.meta.url).href,
+            minThreads: this.#workers,
+            maxThreads: this.#workers,
+            maxQueue: POOL_QUEUE_MAX,
+            // The next slice waits in the worker already when one is done.
+            concurrentTasksPerWorker: 2,
+            workerData: { implementation: crypto.implementation } satisfies PoolWorkerData,
+            // Nothing of the environment, where secrets may stand.
+            env: {},
+          })
+  }
+
+  /** How many slices a batch of this size is cut into; 1 with `inline` where it is done on the spot. */
+  plan(messages: number, bytes: number): { readonly inline: boolean; readonly parts: number } {
+    const nanoseconds = messages * this.#costs.nsPerMessage + bytes * this.#costs.nsPerByte
+    if (this.#workers === 0 || nanoseconds <= INLINE_MICROSECONDS_MAX * 1000) {
+      this.inlineBatches++
+      return INLINE
+    }
+    this.pooledBatches++
+    return { inline: false, parts: Math.min(this.#workers, BATCH_PARTS_MAX) }
+  }
+
+  /** Errors: OVERLOADED (the queue is full); what the operation throws. Never aborted: that would kill the worker. */
+  async run<N extends TaskName>(name: N, request: TaskRequests[N]): Promise<number> {
+    if (this.#piscina === undefined) throw new KeyfoldError('INTERNAL', 'there are no workers')
+    try {
+      return (await this.#piscina.run(request, { name })) as number
+    } catch (cause) {
+      throw errorOfTask(cause)
+    }
+  }
+
+  async close(): Promise<void> {
+    await this.#piscina?.close()
+  }
+}
+
+const INLINE = { inline: true, parts: 1 } as const
+
+/** An error that crossed a thread has lost its class but not its code. */
+function errorOfTask(cause: unknown): KeyfoldError {
+  if (!(cause instanceof Error)) return new KeyfoldError('INTERNAL', undefined, cause)
+  if (/queue/i.test(cause.message)) return new KeyfoldError('OVERLOADED', 'the queue of work is full')
+  const code = (cause as { code?: unknown }).code
+  if (code === 'REQUEST_MALFORMED' || code === 'LIMIT_EXCEEDED' || code === 'KEY_HANDLE_STALE') {
+    return new KeyfoldError(code, undefined, cause)
+  }
+  return new KeyfoldError('WORKER_FAILED', undefined, cause)
+}
+
+/** Seals a few batches and takes the best time of each: what is slower was disturbed. */
+function measureCosts(crypto: Crypto): Costs {
+  const small = measureSeal(crypto, 256, 64)
+  const large = measureSeal(crypto, 4, 16_384)
+  const nsPerByte = Math.max(0, (large - 4 * (small / 256)) / (4 * 16_384))
+  return { nsPerMessage: small / 256, nsPerByte }
+}
+
+/** Nanoseconds to seal `messages` messages of `messageBytes`. */
+function measureSeal(crypto: Crypto, messages: number, messageBytes: number): number {
+  const element = new Uint8Array(3 + messageBytes)
+  element.set([0xc5, messageBytes >> 8, messageBytes & 0xff])
+  const input = new Uint8Array(element.length * messages)
+  for (let i = 0; i < messages; i++) input.set(element, i * element.length)
+  const output = new Uint8Array(input.length + messages * 64)
+  const raw = crypto.generateKey()
+  const key = crypto.createMessageKey(raw, 1)
+  let best = Infinity
+  for (let round = 0; round < 5; round++) {
+    const started = process.hrtime.bigint()
+    crypto.sealBatch({
+      key,
+      contextHash: new Uint8Array(32),
+      form: 'detached',
+      keyEntry: new Uint8Array(0),
+      nilAllowed: false,
+      input,
+      inputOffset: 0,
+      inputEnd: input.length,
+      messages,
+      output,
+      outputOffset: 0,
+      outputEnd: output.length,
+    })
+    best = Math.min(best, Number(process.hrtime.bigint() - started))
+  }
+  crypto.releaseKey(key)
+  crypto.releaseKey(raw)
+  return best
+}
