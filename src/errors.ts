@@ -77,7 +77,11 @@ export const ERRORS = {
     'ThrottlingException',
     'too many data keys were asked for that no cache holds',
   ),
-  WORKER_FAILED: kind(503, 'KMSInternalException', 'a worker failed; nothing of the batch was kept'),
+  WORKER_FAILED: kind(
+    503,
+    'KMSInternalException',
+    'a worker failed; nothing of the batch was kept',
+  ),
   OVERLOADED: kind(503, 'ThrottlingException', 'the server has all the work it will hold'),
   SHUTTING_DOWN: kind(503, 'KMSInternalException', 'the server is shutting down'),
   LOCKED: kind(503, 'KMSInternalException', 'the server was locked and holds no keys'),

@@ -33,7 +33,10 @@ export function chooseCrypto(
 
 function checkMemoryLock(
   crypto: Crypto,
-  { memoryLock, log }: { readonly memoryLock: Config['memoryLock']; readonly log: (m: string) => void },
+  {
+    memoryLock,
+    log,
+  }: { readonly memoryLock: Config['memoryLock']; readonly log: (m: string) => void },
 ): void {
   if (crypto.keyTableUsage().locked) return
   const remedy = 'raise the limit of locked memory (ulimit -l, LimitMEMLOCK) to 8 MiB'

@@ -22,7 +22,7 @@ import {
   type WrappedKeyHeader,
 } from '../format/wrapped-key.ts'
 import type { KeyMaterial, KeyStore } from '../key-stores/key-store.ts'
-import type { KmsKey, KmsKeyRegistry } from '../kms/kms-key.ts'
+import { assertState, type KmsKey, type KmsKeyRegistry } from '../kms/kms-key.ts'
 import { MESSAGE_KEY_REFRESH_SHARE } from '../limits.ts'
 import { CachedKey, SealKey } from './cached-key.ts'
 import type { CanonicalContext, DataKeys, OpenLease, SealLease } from './lease.ts'
@@ -123,7 +123,7 @@ export class DataKeyCache implements DataKeys {
 
   leaseOpen(request: OpenRequest): OpenLease | Promise<OpenLease> {
     const kmsKey = this.#latest(request.kmsKey)
-    assertUsable(kmsKey)
+    assertState(kmsKey.state, USABLE)
     const key = this.#open.get(request.cacheId)
     if (key !== undefined) {
       if (this.#isAlive(key, kmsKey)) {
@@ -199,7 +199,7 @@ export class DataKeyCache implements DataKeys {
 
   /** A key of this place with room for the batch, which is taken; undefined where one has to be fetched. */
   #reserve(place: SealPlace, kmsKey: KmsKey, request: SealRequest): SealKey | undefined {
-    assertUsable(kmsKey)
+    assertState(kmsKey.state, USABLE)
     for (;;) {
       const key = place.current
       if (
@@ -312,7 +312,7 @@ export class DataKeyCache implements DataKeys {
   async #unwrap(request: OpenRequest): Promise<CachedKey> {
     const { crypto, nowMs } = this.#options
     const kmsKey = this.#latest(request.kmsKey)
-    assertUsable(kmsKey)
+    assertState(kmsKey.state, USABLE)
     const bornAtMs = nowMs()
     // The entry may be a view of a request that is answered before the store is: it is copied.
     const { commitment, wrappedKey } = decodeKeyEntry(
@@ -356,7 +356,7 @@ export class DataKeyCache implements DataKeys {
   /** After an await: a change that landed meanwhile wins. */
   #assertUnchanged(kmsKey: KmsKey): void {
     const now = this.#latest(kmsKey)
-    assertUsable(now)
+    assertState(now.state, USABLE)
     if (now.epoch !== kmsKey.epoch) throw new KeyfoldError('KEY_HANDLE_STALE')
   }
 
@@ -366,6 +366,8 @@ export class DataKeyCache implements DataKeys {
     key.evict()
   }
 }
+
+const USABLE = ['Enabled'] as const
 
 /** Changes of the KMS key that one lease sits through before it gives up. */
 const CHANGES_MAX = 3
@@ -390,13 +392,6 @@ function hashName(context: CanonicalContext): string {
   const name = Buffer.from(context.hash).toString('latin1')
   hashNames.set(context, name)
   return name
-}
-
-export function assertUsable(kmsKey: KmsKey): void {
-  if (kmsKey.state === 'Enabled') return
-  throw kmsKey.state === 'Disabled'
-    ? new KeyfoldError('KMS_KEY_DISABLED')
-    : new KeyfoldError('KMS_KEY_STATE_INVALID', `it is ${kmsKey.state}`)
 }
 
 /** Only a key that the service made may open messages, and only under the KMS key that was authorised. */

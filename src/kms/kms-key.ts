@@ -2,6 +2,7 @@
  * A KMS key as everyone outside `kms/` sees it: one immutable record. A change makes a new record with a higher
  * epoch, so whoever noted the epoch before an await can tell afterwards whether the ground has moved.
  */
+import { KeyfoldError } from '../errors.ts'
 import type { KeyMaterial } from '../key-stores/key-store.ts'
 
 /** AWS KMS's key states, as far as this version has them. */
@@ -71,3 +72,11 @@ export interface KmsKeyRegistry {
  * state of a key is told, so that the unauthorised see one answer for absent, disabled and forbidden keys.
  */
 export type Authorize = (principal: Principal, action: Action, kmsKey: KmsKey) => void
+
+/** Throws what AWS KMS answers where the state forbids an operation. */
+export function assertState(state: KeyState, allowed: readonly KeyState[]): void {
+  if (allowed.includes(state)) return
+  throw state === 'Disabled'
+    ? new KeyfoldError('KMS_KEY_DISABLED')
+    : new KeyfoldError('KMS_KEY_STATE_INVALID', `it is ${state}`)
+}

@@ -19,7 +19,7 @@ import {
   TAG_VALUE_CHARACTERS_MAX,
   TAGS_MAX,
 } from '../limits.ts'
-import type { KeyState, KmsKey, KmsKeyRegistry } from './kms-key.ts'
+import { assertState, type KeyState, type KmsKey, type KmsKeyRegistry } from './kms-key.ts'
 import {
   aliasArn,
   checkAliasName,
@@ -332,14 +332,6 @@ export class Kms implements KmsKeyRegistry {
       epoch,
     })
   }
-}
-
-/** Throws what AWS KMS answers where the state forbids an operation. */
-export function assertState(state: KeyState, allowed: readonly KeyState[]): void {
-  if (allowed.includes(state)) return
-  throw state === 'Disabled'
-    ? new KeyfoldError('KMS_KEY_DISABLED')
-    : new KeyfoldError('KMS_KEY_STATE_INVALID', `it is ${state}`)
 }
 
 type Queries = Parameters<typeof catalogKeys.readKey>[0]

@@ -73,7 +73,8 @@ const INLINE = { inline: true, parts: 1 } as const
 /** An error that crossed a thread has lost its class but not its code. */
 function errorOfTask(cause: unknown): KeyfoldError {
   if (!(cause instanceof Error)) return new KeyfoldError('INTERNAL', undefined, cause)
-  if (/queue/i.test(cause.message)) return new KeyfoldError('OVERLOADED', 'the queue of work is full')
+  if (/queue/i.test(cause.message))
+    return new KeyfoldError('OVERLOADED', 'the queue of work is full')
   const code = (cause as { code?: unknown }).code
   if (code === 'REQUEST_MALFORMED' || code === 'LIMIT_EXCEEDED' || code === 'KEY_HANDLE_STALE') {
     return new KeyfoldError(code, undefined, cause)

@@ -1,0 +1,135 @@
+/**
+ * The composition root: crypto, catalog, key stores, keys, cache, pool and envelope put together, for the server and
+ * for whoever wants the same without one. The main thread loads the addon first and owns every handle and lease.
+ */
+import { openCatalog } from './catalog/catalog.ts'
+import type { Config } from './config.ts'
+import { chooseCrypto } from './crypto/choose.ts'
+import type { Crypto, KeyTableUsage } from './crypto/crypto.ts'
+import { DataKeyCache, type DataKeyCounters } from './data-keys/data-key-cache.ts'
+import { MissBudget } from './data-keys/miss-budget.ts'
+import type { Envelope } from './envelope/batch.ts'
+import { createEnvelope } from './envelope/envelope.ts'
+import { KeyfoldError } from './errors.ts'
+import { LocalKeyStore } from './key-stores/local.ts'
+import { readRootKey } from './key-stores/root-key.ts'
+import { absentKeyError, authorize } from './kms/authorize.ts'
+import { Kms } from './kms/kms.ts'
+import { Tokens } from './kms/tokens.ts'
+import { Pool } from './pool/pool.ts'
+import { BoundedSlotPool } from './pool/slot-pool.ts'
+
+export interface EngineCounters extends DataKeyCounters {
+  readonly sealKeys: number
+  readonly openKeys: number
+  readonly missesRefused: number
+  readonly inlineBatches: number
+  readonly pooledBatches: number
+  readonly bytesInFlight: number
+  readonly overloads: number
+  readonly keyTable: KeyTableUsage
+}
+
+export interface Engine {
+  readonly config: Config
+  readonly crypto: Crypto
+  readonly kms: Kms
+  readonly tokens: Tokens
+  readonly envelope: Envelope
+  readonly slots: BoundedSlotPool
+  counters(): EngineCounters
+  /** Wipes every key in memory. Until a restart everything that needs one answers LOCKED. */
+  lock(): void
+  readonly locked: boolean
+  /** Throws while requests would fail. */
+  ready(): Promise<void>
+  close(): Promise<void>
+}
+
+/** How often keys past their age are looked for. */
+const SWEEP_MS = 5_000
+
+/** Errors: CONFIG_INVALID, ROOT_KEY_INVALID, CATALOG_UNAVAILABLE, NATIVE_UNAVAILABLE. */
+export async function openEngine(
+  config: Config,
+  options: { readonly log: (message: string) => void },
+): Promise<Engine> {
+  const crypto = chooseCrypto(config.crypto, { memoryLock: config.memoryLock, log: options.log })
+  const keyStore = new LocalKeyStore(crypto, readRootKey(config, crypto))
+  const catalog = await openCatalog(config)
+  const kms = new Kms(catalog, [keyStore])
+  const tokens = await Tokens.load(catalog)
+  const nowMs = (): number => performance.now()
+  const missBudget = new MissBudget(config.missBudget, nowMs)
+  const dataKeys = new DataKeyCache({
+    crypto,
+    registry: kms,
+    keyStoreOf: (kmsKey) => kms.keyStoreOf(kmsKey),
+    missBudget,
+    limits: config.messageKey,
+    entriesMax: config.dataKeyCacheEntries,
+    nowMs,
+  })
+  const pool = new Pool(crypto, config.workers)
+  const slots = new BoundedSlotPool(config.inFlightBytesMax)
+  const envelope = createEnvelope({
+    crypto,
+    registry: kms,
+    dataKeys,
+    keyStoreOf: (kmsKey) => kms.keyStoreOf(kmsKey),
+    pool,
+    slots,
+    authorize,
+    absentKeyError,
+  })
+  kms.onChange((kmsKeyId) => {
+    dataKeys.purge(kmsKeyId)
+    const kmsKey = kms.current(kmsKeyId)
+    if (kmsKey !== undefined) kms.keyStoreOf(kmsKey).forget(kmsKey.idBytes)
+  })
+  const sweeper = setInterval(() => dataKeys.sweep(), SWEEP_MS)
+  sweeper.unref()
+  let locked = false
+
+  return {
+    config,
+    crypto,
+    kms,
+    tokens,
+    envelope,
+    slots,
+    counters: () => ({
+      ...dataKeys.counters,
+      sealKeys: dataKeys.sealKeys,
+      openKeys: dataKeys.openKeys,
+      missesRefused: missBudget.refused,
+      inlineBatches: pool.inlineBatches,
+      pooledBatches: pool.pooledBatches,
+      bytesInFlight: slots.bytesInUse,
+      overloads: slots.refused,
+      keyTable: crypto.keyTableUsage(),
+    }),
+    lock: () => {
+      locked = true
+      // The table first: whatever else happens, the keys are gone.
+      crypto.wipeAllKeys()
+      keyStore.lock()
+      dataKeys.purgeAll()
+    },
+    get locked() {
+      return locked
+    },
+    ready: async () => {
+      if (locked) throw new KeyfoldError('LOCKED')
+      await keyStore.probe()
+      await catalog.db.selectFrom('changes').select('number').executeTakeFirstOrThrow()
+    },
+    close: async () => {
+      clearInterval(sweeper)
+      dataKeys.purgeAll()
+      await pool.close()
+      await keyStore.close()
+      await catalog.close()
+    },
+  }
+}

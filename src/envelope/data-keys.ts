@@ -1,0 +1,47 @@
+/**
+ * Data keys for callers who encrypt themselves: AES-256 keys wrapped with usage 02, which no message key ever has.
+ * They neither fill nor read the data-key cache: each is the caller's alone.
+ */
+import { randomBytes } from 'node:crypto'
+
+import {
+  encodeWrappedKey,
+  encodeWrappedKeyAad,
+  USAGE_CALLER,
+  WRAPPING_SUITE_XAES,
+} from '../format/wrapped-key.ts'
+import { assertState } from '../kms/kms-key.ts'
+import type { CallerDataKey, DataKeysRequest } from './batch.ts'
+import { required } from './decrypt.ts'
+import { authorizedKey, type EnvelopeParts } from './parts.ts'
+
+const DATA_KEY_BYTES = 32
+
+export async function generateDataKeys(
+  parts: EnvelopeParts,
+  request: DataKeysRequest,
+): Promise<{ readonly keyId: string; readonly dataKeys: readonly CallerDataKey[] }> {
+  const action = request.plaintext ? 'kms:GenerateDataKey' : 'kms:GenerateDataKeyWithoutPlaintext'
+  const kmsKey = await authorizedKey(parts, request.principal, action, request.key)
+  assertState(kmsKey.state, ['Enabled'])
+  const material = required(kmsKey.materials.get(kmsKey.currentVersion))
+  const header = {
+    suite: WRAPPING_SUITE_XAES,
+    usage: USAGE_CALLER,
+    kmsKeyId: kmsKey.idBytes,
+    materialVersion: material.version,
+  } as const
+  const aad = encodeWrappedKeyAad(header, request.context.hash)
+  const store = parts.keyStoreOf(kmsKey)
+  const dataKeys: CallerDataKey[] = []
+  for (let i = 0; i < request.count; i++) {
+    const plaintext = randomBytes(DATA_KEY_BYTES)
+    const storePart = await store.wrapBytes(material, aad, plaintext)
+    if (!request.plaintext) plaintext.fill(0)
+    dataKeys.push({
+      wrappedKey: encodeWrappedKey({ ...header, storePart }),
+      plaintext: request.plaintext ? plaintext : undefined,
+    })
+  }
+  return { keyId: kmsKey.arn, dataKeys }
+}

@@ -1,0 +1,19 @@
+/**
+ * Decrypt: the mirror of encrypt, in two native calls. The first finds the key entries that the messages name; each
+ * is authorised against the KMS key in its wrapped key and leased; the second opens everything.
+ */
+import type { BatchResult, DecryptRequest } from './batch.ts'
+import { openElements, openPacked } from './open.ts'
+import type { EnvelopeParts, MaybePromise } from './parts.ts'
+
+export function decrypt(parts: EnvelopeParts, request: DecryptRequest): MaybePromise<BatchResult> {
+  const opening = { ...request, action: 'kms:Decrypt' } as const
+  if (request.packed !== undefined) return openPacked(parts, opening, request.packed)
+  return openElements(parts, opening, required(request.ciphertexts), request.keyEntries)
+}
+
+/** The decoder has seen to it that a request has one of the two. */
+export function required<T>(value: T | undefined): T {
+  if (value === undefined) throw new TypeError('a request without ciphertexts reached the envelope')
+  return value
+}

@@ -1,0 +1,16 @@
+/** The envelope operations over one set of parts. */
+import type { Envelope } from './batch.ts'
+import { generateDataKeys } from './data-keys.ts'
+import { decrypt } from './decrypt.ts'
+import { encrypt } from './encrypt.ts'
+import type { EnvelopeParts } from './parts.ts'
+import { reEncrypt } from './re-encrypt.ts'
+
+export function createEnvelope(parts: EnvelopeParts): Envelope {
+  return {
+    encrypt: (request) => encrypt(parts, request),
+    decrypt: (request) => decrypt(parts, request),
+    reEncrypt: (request) => reEncrypt(parts, request),
+    dataKeys: (request) => generateDataKeys(parts, request),
+  }
+}

@@ -1,0 +1,480 @@
+/**
+ * Opening a batch: which keys its messages name, whether the caller may use them, and then all of it in one native
+ * call, or in slices over the workers. A message that fails leaves a nil and a code; it never fails the others.
+ */
+import {
+  ENTRY_MALFORMED,
+  ENTRY_UNKNOWN,
+  type NamedKeyEntry,
+  type Part,
+  type ScanResult,
+} from '../crypto/crypto.ts'
+import type { CanonicalContext, OpenLease } from '../data-keys/lease.ts'
+import { KeyfoldError, type MessageErrorCode } from '../errors.ts'
+import { decodeKeyEntry } from '../format/key-entry.ts'
+import { sealOverheadBytes } from '../format/message.ts'
+import { decodePackedHeader } from '../format/packed-batch.ts'
+import { decodeWrappedKey } from '../format/wrapped-key.ts'
+import type { Action, KmsKey, Principal } from '../kms/kms-key.ts'
+import type { Slot } from '../pool/slot.ts'
+import {
+  HEAD_ROOM_BYTES,
+  TAIL_ROOM_BYTES,
+  type BatchResult,
+  type Elements,
+  type RequestBytes,
+  type Span,
+} from './batch.ts'
+import { andThen, type EnvelopeParts, type MaybePromise } from './parts.ts'
+import { allOrRelease } from './seal.ts'
+
+export interface OpenBatchRequest {
+  readonly principal: Principal
+  /** What the caller must be allowed on every KMS key that is named. */
+  readonly action: Action
+  readonly context: CanonicalContext
+  readonly body: RequestBytes
+}
+
+/** A key entry with the lease on its message key, or why there is none. */
+export interface LeasedEntry {
+  readonly entry: Pick<NamedKeyEntry, 'suite' | 'keyEntry'>
+  readonly lease: OpenLease | undefined
+  readonly refusal: MessageErrorCode | undefined
+}
+
+/** What a scan of the messages found, with a lease for each key entry. Whoever holds one owes `release`. */
+export interface ScannedBatch {
+  readonly scan: ScanResult
+  readonly entryOf: Uint16Array
+  readonly entries: readonly LeasedEntry[]
+  release(): void
+}
+
+export function openElements(
+  parts: EnvelopeParts,
+  request: OpenBatchRequest,
+  ciphertexts: Elements,
+  keyEntries: readonly Span[],
+): MaybePromise<BatchResult> {
+  const plan = parts.pool.plan(ciphertexts.count, ciphertexts.end - ciphertexts.offset)
+  if (!plan.inline) request.body.keep()
+  const scanned = scanBatch(parts, request, ciphertexts, keyEntries, plan.parts)
+  const keep = (): void => request.body.keep()
+  return andThen(scanned, keep, (batch) => {
+    const opened = plan.inline
+      ? openInline(parts, request, ciphertexts, batch)
+      : openSlices(parts, request, ciphertexts, batch)
+    return opened
+  })
+}
+
+/** Finds the key entries of a batch and leases each. Refusals stand beside the entry; they fail only its messages. */
+export function scanBatch(
+  parts: EnvelopeParts,
+  request: OpenBatchRequest,
+  ciphertexts: Elements,
+  keyEntries: readonly Span[],
+  partsMax: number,
+): MaybePromise<ScannedBatch> {
+  const { body, context } = request
+  const entryOf = createShared(Uint16Array, ciphertexts.count, partsMax > 1)
+  const scan = parts.crypto.scanMessages({
+    input: body.bytes,
+    inputOffset: ciphertexts.offset,
+    inputEnd: ciphertexts.end,
+    messages: ciphertexts.count,
+    contextHash: context.hash,
+    keyEntries: keyEntries.map(({ offset, end }) => body.bytes.subarray(offset, end)),
+    entryOf,
+    partsMax,
+  })
+  const leased: MaybePromise<LeasedEntry>[] = []
+  let waits = false
+  for (const entry of scan.entries) {
+    const one = leaseEntry(parts, request, entry)
+    waits ||= one instanceof Promise
+    leased.push(one)
+  }
+  const batchOf = (entries: readonly LeasedEntry[]): ScannedBatch => ({
+    scan,
+    entryOf,
+    entries,
+    release: () => {
+      for (const { lease } of entries) lease?.release()
+    },
+  })
+  if (!waits) return batchOf(leased as LeasedEntry[])
+  // leaseEntry never rejects, so no lease is lost.
+  return Promise.all(leased).then(batchOf)
+}
+
+/** Authorises the KMS key that an entry names and leases its message key; never throws and never rejects. */
+export function leaseEntry(
+  parts: EnvelopeParts,
+  request: OpenBatchRequest,
+  entry: NamedKeyEntry,
+): MaybePromise<LeasedEntry> {
+  const refused = (error: unknown): LeasedEntry => ({
+    entry,
+    lease: undefined,
+    refusal: refusalOf(error),
+  })
+  try {
+    const leased = andThen(
+      namedKey(parts, request, entry.keyEntry),
+      () => request.body.keep(),
+      (kmsKey) =>
+        parts.dataKeys.leaseOpen({
+          kmsKey,
+          suite: entry.suite,
+          keyEntry: entry.keyEntry,
+          context: request.context,
+          cacheId: entry.cacheId,
+          principalArn: request.principal.arn,
+        }),
+    )
+    const accepted = (lease: OpenLease): LeasedEntry => ({ entry, lease, refusal: undefined })
+    return leased instanceof Promise ? leased.then(accepted, refused) : accepted(leased)
+  } catch (error) {
+    return refused(error)
+  }
+}
+
+/** The KMS key that a key entry names, authorised before anything about it is told. */
+function namedKey(
+  { registry, authorize, absentKeyError }: EnvelopeParts,
+  { principal, action }: OpenBatchRequest,
+  keyEntry: Uint8Array,
+): MaybePromise<KmsKey> {
+  const { wrappedKey } = decodeKeyEntry(keyEntry, 'DECRYPT_FAILED')
+  const { kmsKeyId } = decodeWrappedKey(wrappedKey)
+  const known = registry.peekById(kmsKeyId)
+  if (known !== undefined) {
+    authorize(principal, action, known)
+    return known
+  }
+  return registry.resolveById(Uint8Array.from(kmsKeyId)).then(
+    (kmsKey) => {
+      authorize(principal, action, kmsKey)
+      return kmsKey
+    },
+    (error: unknown) => {
+      const absent = error instanceof KeyfoldError && error.code === 'KMS_KEY_NOT_FOUND'
+      throw absent ? absentKeyError(principal, action) : error
+    },
+  )
+}
+
+const REFUSALS: ReadonlySet<string> = new Set<MessageErrorCode>([
+  'DECRYPT_FAILED',
+  'ACCESS_DENIED',
+  'KMS_KEY_DISABLED',
+  'KMS_KEY_STATE_INVALID',
+  'KEY_STORE_UNREACHABLE',
+  'MISS_BUDGET_SPENT',
+  'KEY_TABLE_FULL',
+])
+
+function refusalOf(error: unknown): MessageErrorCode {
+  if (!(error instanceof KeyfoldError)) throw error
+  if (REFUSALS.has(error.code)) return error.code as MessageErrorCode
+  // To those who may see every key, one that is not there is a message that cannot be opened.
+  return error.code === 'KMS_KEY_NOT_FOUND' ? 'DECRYPT_FAILED' : 'KEY_STORE_UNREACHABLE'
+}
+
+function openInline(
+  parts: EnvelopeParts,
+  request: OpenBatchRequest,
+  ciphertexts: Elements,
+  batch: ScannedBatch,
+): BatchResult {
+  const expected = outputBytesOf(batch.scan.parts)
+  let slot: Slot | undefined
+  try {
+    slot = parts.slots.acquire(HEAD_ROOM_BYTES + expected + TAIL_ROOM_BYTES)
+    const failures = new Uint8Array(ciphertexts.count)
+    const written = parts.crypto.openBatch({
+      keys: keysOf(batch),
+      entryOf: batch.entryOf,
+      contextHash: request.context.hash,
+      input: request.body.bytes,
+      inputOffset: ciphertexts.offset,
+      inputEnd: ciphertexts.end,
+      messages: ciphertexts.count,
+      failures,
+      output: slot.bytes,
+      outputOffset: HEAD_ROOM_BYTES,
+      outputEnd: HEAD_ROOM_BYTES + expected,
+    })
+    const errors = errorsOf(batch, failures, written === expected)
+    return openedResult(slot, HEAD_ROOM_BYTES + written, batch.scan.parts, errors)
+  } catch (error) {
+    slot?.release()
+    throw error
+  } finally {
+    batch.release()
+  }
+}
+
+async function openSlices(
+  parts: EnvelopeParts,
+  request: OpenBatchRequest,
+  ciphertexts: Elements,
+  batch: ScannedBatch,
+): Promise<BatchResult> {
+  try {
+    const slices = batch.scan.parts
+    const failures = createShared(Uint8Array, ciphertexts.count, true)
+    const keys = keysOf(batch)
+    const slot = parts.slots.acquire(HEAD_ROOM_BYTES + outputBytesOf(slices) + TAIL_ROOM_BYTES)
+    const running = runSlices(slices, (slice, outputOffset) =>
+      parts.pool.run('openBatch', {
+        keys,
+        entryOf: batch.entryOf.subarray(slice.firstMessage, slice.firstMessage + slice.messages),
+        contextHash: request.context.hash,
+        input: request.body.bytes,
+        inputOffset: slice.inputOffset,
+        inputEnd: slice.inputEnd,
+        messages: slice.messages,
+        failures: failures.subarray(slice.firstMessage, slice.firstMessage + slice.messages),
+        output: slot.bytes,
+        outputOffset,
+        outputEnd: outputOffset + slice.outputBytes,
+      }),
+    )
+    const written = await allOrRelease(running, slot)
+    const end = closeGaps(slot, slices, written)
+    const whole = end === HEAD_ROOM_BYTES + outputBytesOf(slices)
+    return openedResult(slot, end, slices, errorsOf(batch, failures, whole))
+  } finally {
+    batch.release()
+  }
+}
+
+/**
+ * A packed batch: one key entry, and the batch tag before any message. A tag that does not fit fails the whole value,
+ * for a message may then be missing or out of place.
+ */
+export function openPacked(
+  parts: EnvelopeParts,
+  request: OpenBatchRequest,
+  packed: Span,
+): MaybePromise<BatchResult> {
+  const { body } = request
+  const header = decodePackedHeader(body.bytes, packed.offset, packed.end)
+  const plan = parts.pool.plan(header.count, header.plaintextBytes)
+  if (!plan.inline) body.keep()
+  const keep = (): void => body.keep()
+  return andThen(leasePacked(parts, request, packed), keep, ({ lease, refusal }) => {
+    if (lease === undefined) throw new KeyfoldError(refusal ?? 'DECRYPT_FAILED')
+    return openVerified(parts, request, packed, lease, plan)
+  })
+}
+
+/** The one key entry of a packed batch with its lease. */
+export function leasePacked(
+  parts: EnvelopeParts,
+  request: OpenBatchRequest,
+  packed: Span,
+): MaybePromise<LeasedEntry> {
+  const { suite, keyEntry } = decodePackedHeader(request.body.bytes, packed.offset, packed.end)
+  const hash = parts.crypto.sha256(Uint8Array.of(suite), keyEntry, request.context.hash)
+  const cacheId = Buffer.from(hash).toString('latin1')
+  return leaseEntry(parts, request, { suite, keyEntry, messages: 1, cacheId })
+}
+
+function openVerified(
+  parts: EnvelopeParts,
+  request: OpenBatchRequest,
+  packed: Span,
+  lease: OpenLease,
+  plan: { readonly inline: boolean; readonly parts: number },
+): MaybePromise<BatchResult> {
+  const { body, context } = request
+  const { crypto, pool, slots } = parts
+  let slot: Slot | undefined
+  try {
+    const bytes = body.bytes
+    if (!crypto.verifyPacked(lease.key, context.hash, bytes, packed.offset, packed.end)) {
+      throw new KeyfoldError('DECRYPT_FAILED')
+    }
+    const slices = planPacked(bytes, packed, plan.parts)
+    const messages = slices.reduce((sum, slice) => sum + slice.messages, 0)
+    const failures = createShared(Uint8Array, messages, !plan.inline)
+    const outputBytes = outputBytesOf(slices)
+    const acquired = slots.acquire(HEAD_ROOM_BYTES + outputBytes + TAIL_ROOM_BYTES)
+    slot = acquired
+    const requestOf = (slice: PackedSlice, outputOffset: number) => ({
+      key: lease.key,
+      contextHash: context.hash,
+      packed: bytes,
+      packedOffset: packed.offset,
+      packedEnd: packed.end,
+      firstMessage: slice.firstMessage,
+      messages: slice.messages,
+      sealedOffset: slice.inputOffset,
+      failures: failures.subarray(slice.firstMessage, slice.firstMessage + slice.messages),
+      output: acquired.bytes,
+      outputOffset,
+      outputEnd: outputOffset + slice.outputBytes,
+    })
+    const finish = (written: readonly number[]): BatchResult => {
+      const end = closeGaps(acquired, slices, written)
+      const errors = failureErrors(failures, end === HEAD_ROOM_BYTES + outputBytes)
+      return openedResult(acquired, end, slices, errors)
+    }
+    if (!plan.inline) {
+      const running = runSlices(slices, (slice, offset) =>
+        pool.run('openPackedPart', requestOf(slice, offset)),
+      )
+      return allOrRelease(running, acquired)
+        .then(finish)
+        .finally(() => lease.release())
+    }
+    const result = finish(
+      runSlices(slices, (slice, at) => crypto.openPackedPart(requestOf(slice, at))),
+    )
+    lease.release()
+    return result
+  } catch (error) {
+    slot?.release()
+    lease.release()
+    throw error
+  }
+}
+
+/** inputOffset: where its sealed messages begin. */
+type PackedSlice = Pick<
+  Part,
+  'inputOffset' | 'firstMessage' | 'messages' | 'plaintextBytes' | 'outputBytes'
+>
+
+function planPacked(bytes: Uint8Array, packed: Span, partsMax: number): readonly PackedSlice[] {
+  const header = decodePackedHeader(bytes, packed.offset, packed.end)
+  const overhead = sealOverheadBytes(header.suite)
+  const lengths = new DataView(bytes.buffer, bytes.byteOffset + header.lengthsOffset)
+  const perSlice = Math.ceil((header.plaintextBytes + header.count) / partsMax)
+  const slices: PackedSlice[] = []
+  const start = (firstMessage: number, inputOffset: number) => ({
+    inputOffset,
+    firstMessage,
+    messages: 0,
+    plaintextBytes: 0,
+    outputBytes: 0,
+  })
+  let open = start(0, header.sealedOffset)
+  let offset = header.sealedOffset
+  for (let i = 0; i < header.count; i++) {
+    const length = lengths.getUint32(4 * i)
+    offset += length + overhead
+    open.messages++
+    open.plaintextBytes += length
+    open.outputBytes += (length < 0x100 ? 2 : length < 0x10000 ? 3 : 5) + length
+    if (open.plaintextBytes + open.messages >= perSlice && i < header.count - 1) {
+      slices.push(open)
+      open = start(i + 1, offset)
+    }
+  }
+  slices.push(open)
+  return slices
+}
+
+/** Each slice with its place in the output, one behind the other. */
+function runSlices<S extends { readonly outputBytes: number }, T>(
+  slices: readonly S[],
+  run: (slice: S, outputOffset: number) => T,
+): readonly T[] {
+  let offset = HEAD_ROOM_BYTES
+  return slices.map((slice) => {
+    const at = offset
+    offset += slice.outputBytes
+    return run(slice, at)
+  })
+}
+
+/** Failed messages leave their slice shorter than planned: what follows is moved up. Returns the end. */
+function closeGaps(
+  slot: Slot,
+  slices: readonly { readonly outputBytes: number }[],
+  written: readonly number[],
+): number {
+  let planned = HEAD_ROOM_BYTES
+  let end = HEAD_ROOM_BYTES
+  for (const [i, slice] of slices.entries()) {
+    const bytes = written[i] ?? 0
+    if (planned !== end) slot.bytes.copyWithin(end, planned, planned + bytes)
+    planned += slice.outputBytes
+    end += bytes
+  }
+  return end
+}
+
+function outputBytesOf(slices: readonly { readonly outputBytes: number }[]): number {
+  return slices.reduce((sum, slice) => sum + slice.outputBytes, 0)
+}
+
+function keysOf({ entries }: ScannedBatch): Float64Array {
+  return Float64Array.from(entries, ({ lease }) => lease?.key ?? 0)
+}
+
+export function errorsOf(
+  { entries, entryOf, scan }: ScannedBatch,
+  failures: Uint8Array,
+  whole: boolean,
+): BatchResult['errors'] {
+  // A message that failed or was refused left its place shorter; one that names no key entry was planned so.
+  const named = scan.entries.reduce((sum, entry) => sum + entry.messages, 0)
+  if (whole && named === entryOf.length) return []
+  const errors: [number, MessageErrorCode][] = []
+  for (const [index, entry] of entryOf.entries()) {
+    if (entry === ENTRY_MALFORMED) errors.push([index, 'MESSAGE_MALFORMED'])
+    else if (entry === ENTRY_UNKNOWN) errors.push([index, 'DECRYPT_FAILED'])
+    else {
+      const refusal = entries[entry]?.refusal
+      if (refusal !== undefined) errors.push([index, refusal])
+      else if (failures[index] === 1) errors.push([index, 'DECRYPT_FAILED'])
+    }
+  }
+  return errors
+}
+
+function failureErrors(failures: Uint8Array, whole: boolean): BatchResult['errors'] {
+  if (whole && !failures.includes(1)) return []
+  return [...failures.entries()]
+    .filter(([, failed]) => failed === 1)
+    .map(([index]) => [index, 'DECRYPT_FAILED'] as const)
+}
+
+function openedResult(
+  slot: Slot,
+  end: number,
+  slices: readonly { readonly messages: number; readonly plaintextBytes: number }[],
+  errors: BatchResult['errors'],
+): BatchResult {
+  return {
+    keyId: undefined,
+    slot,
+    shape: 'elements',
+    offset: HEAD_ROOM_BYTES,
+    end,
+    messages: slices.reduce((sum, slice) => sum + slice.messages, 0),
+    plaintextBytes: slices.reduce((sum, slice) => sum + slice.plaintextBytes, 0),
+    keyEntries: [],
+    errors,
+  }
+}
+
+/** Workers see it where it lies on shared memory; for work on the spot that would cost more than the work. */
+function createShared<T extends Uint8Array | Uint16Array>(
+  constructor: {
+    new (length: number): T
+    new (buffer: SharedArrayBuffer): T
+    readonly BYTES_PER_ELEMENT: number
+  },
+  length: number,
+  shared: boolean,
+): T {
+  if (!shared) return new constructor(length)
+  return new constructor(new SharedArrayBuffer(length * constructor.BYTES_PER_ELEMENT))
+}

@@ -1,0 +1,77 @@
+/** What every envelope operation works with, put together by the engine. */
+import type { Crypto } from '../crypto/crypto.ts'
+import type { DataKeys } from '../data-keys/lease.ts'
+import type { KeyStore } from '../key-stores/key-store.ts'
+import type { Action, Authorize, KmsKey, KmsKeyRegistry, Principal } from '../kms/kms-key.ts'
+import type { Pool } from '../pool/pool.ts'
+import type { SlotPool } from '../pool/slot.ts'
+import { KeyfoldError } from '../errors.ts'
+import type { BatchResult } from './batch.ts'
+
+export interface EnvelopeParts {
+  readonly crypto: Crypto
+  readonly registry: KmsKeyRegistry
+  readonly dataKeys: DataKeys
+  readonly keyStoreOf: (kmsKey: KmsKey) => KeyStore
+  readonly pool: Pool
+  readonly slots: SlotPool
+  readonly authorize: Authorize
+  /** What a caller is told whose key is not there: the same as for a forbidden one, unless they may see all. */
+  readonly absentKeyError: (principal: Principal, action: Action) => KeyfoldError
+}
+
+export type MaybePromise<T> = T | Promise<T>
+
+/** The KMS key of this name, authorised; the answer is at once where memory has it. */
+export function authorizedKey(
+  parts: EnvelopeParts,
+  principal: Principal,
+  action: Action,
+  reference: string,
+): MaybePromise<KmsKey> {
+  const { registry, authorize, absentKeyError } = parts
+  const refuse = (error: unknown): never => {
+    const absent = error instanceof KeyfoldError && error.code === 'KMS_KEY_NOT_FOUND'
+    throw absent ? absentKeyError(principal, action) : error
+  }
+  const authorized = (kmsKey: KmsKey): KmsKey => {
+    authorize(principal, action, kmsKey)
+    return kmsKey
+  }
+  let kmsKey: KmsKey | undefined
+  try {
+    kmsKey = registry.peek(reference)
+  } catch (error) {
+    return refuse(error)
+  }
+  if (kmsKey !== undefined) return authorized(kmsKey)
+  return registry.resolve(reference).then(authorized, refuse)
+}
+
+/** Runs `work` now or when the value is there; `beforeWait` runs only in the second case, before anything waits. */
+export function andThen<T, U>(
+  value: MaybePromise<T>,
+  beforeWait: () => void,
+  work: (value: T) => MaybePromise<U>,
+): MaybePromise<U> {
+  if (!(value instanceof Promise)) return work(value)
+  beforeWait()
+  return value.then(work)
+}
+
+/** `release` runs when the work is over, however it ends. */
+export function releasing(
+  release: () => void,
+  work: () => MaybePromise<BatchResult>,
+): MaybePromise<BatchResult> {
+  let result: MaybePromise<BatchResult>
+  try {
+    result = work()
+  } catch (error) {
+    release()
+    throw error
+  }
+  if (result instanceof Promise) return result.finally(release)
+  release()
+  return result
+}
