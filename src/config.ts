@@ -309,3 +309,11 @@ export function clientSettings(flags: { readonly url?: string; readonly token?: 
   }
   return { url: flags.url ?? process.env['KEYFOLD_URL'] ?? 'http://127.0.0.1:8790', token }
 }
+
+/**
+ * The front end reads this variable when its binary loads, and has no other way to be told: request headers beyond
+ * 4 KiB would be refused otherwise, and signed requests with session tokens exceed that.
+ */
+export function setFrontEndEnvironment(): void {
+  process.env['UWS_HTTP_MAX_HEADERS_SIZE'] ??= '16384'
+}

@@ -53,6 +53,8 @@ export interface DecryptFields {
   readonly ciphertexts: ElementSpan | undefined
   readonly packed: ByteSpan | undefined
   readonly keyEntries: readonly ByteSpan[]
+  /** As in EncryptFields, of the ciphertexts. */
+  readonly headEnd: number | undefined
 }
 
 export interface ReEncryptFields extends DecryptFields {
@@ -202,7 +204,13 @@ function ciphertextsOf(fields: Fields): DecryptFields {
   if (packed !== undefined && keyEntries.length > 0) {
     throw malformed('keyEntries', 'a packed batch brings its own')
   }
-  return { context: fields.context ?? EMPTY, ciphertexts, packed, keyEntries }
+  return {
+    context: fields.context ?? EMPTY,
+    ciphertexts,
+    packed,
+    keyEntries,
+    headEnd: fields.headEnd,
+  }
 }
 
 function required<T>(value: T | undefined, field: FieldName): T {
@@ -288,6 +296,7 @@ function readField(walker: Walker, fields: Fields, field: FieldName, last: boole
       fields.plaintexts = readMessages(walker, field, last)
       return
     case 'ciphertexts':
+      if (last) fields.headEnd = walker.offset
       fields.ciphertexts = readMessages(walker, field, last)
       return
     case 'packed': {
@@ -310,20 +319,33 @@ function readContext(walker: Walker, field: FieldName): Uint8Array {
   return encodeContextEntries(entries)
 }
 
-/**
- * Steps over an array of byte strings. Where it is the last field nothing is stepped over: the array must then
- * reach to the end exactly, which whoever plans the batch checks with each element.
- */
+/** Steps over an array of byte strings. */
 function readMessages(walker: Walker, field: FieldName, last: boolean): ElementSpan {
+  if (last) return readLastMessages(walker, field)
+  const count = messageCount(walker, field)
+  const { offset } = walker
+  for (let i = 0; i < count; i++) walker.bytesStart(field)
+  return { offset, end: walker.offset, count }
+}
+
+/**
+ * An array of messages that is the last thing of the request: nothing is stepped over. It must reach to the end
+ * exactly, which whoever plans the batch checks with each element.
+ */
+export function readLastMessages(walker: Walker, field: string): ElementSpan {
+  const count = messageCount(walker, field)
+  const { offset } = walker
+  walker.offset = walker.end
+  return { offset, end: walker.end, count }
+}
+
+function messageCount(walker: Walker, field: string): number {
   const count = walker.arrayHead(field)
   if (count === 0) throw malformed(field, 'at least one message is needed')
   if (count > BATCH_MESSAGES_MAX) {
     throw new KeyfoldError('LIMIT_EXCEEDED', `${field}: at most ${BATCH_MESSAGES_MAX} messages`)
   }
-  const offset = walker.offset
-  if (last) walker.offset = walker.end
-  else for (let i = 0; i < count; i++) walker.bytesStart(field)
-  return { offset, end: walker.offset, count }
+  return count
 }
 
 function readKeyEntries(walker: Walker): readonly ByteSpan[] {

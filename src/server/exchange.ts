@@ -1,0 +1,194 @@
+/**
+ * One HTTP exchange on uWebSockets.js: its body comes in, one answer goes out, and whatever it holds is given back
+ * once, also when the caller goes away. Large answers leave in slices, because the front end copies what a socket
+ * does not take at once and would not say when it is gone.
+ */
+import type { RequestBytes } from '../envelope/batch.ts'
+import { KeyfoldError } from '../errors.ts'
+import type { Slot, SlotPool } from '../pool/slot.ts'
+import type { Answer } from './answer.ts'
+import type { HttpResponse } from './uws.ts'
+
+/** One write of a large answer. */
+const SLICE_BYTES_MAX = 1024 * 1024
+/** Below this an answer goes out in one call, and the front end keeps what the socket does not take. */
+const SMALL_ANSWER_BYTES_MAX = 64 * 1024
+const FIRST_SLOT_BYTES = 256 * 1024
+
+export const MSGPACK_TYPE = 'application/msgpack'
+export const JSON_TYPE = 'application/json'
+
+/**
+ * A request's body. One that came in one piece stays in the front end's buffer until something has to wait:
+ * then `keep` moves it into a slot, and offsets stay as they are.
+ */
+export class Body implements RequestBytes {
+  bytes: Uint8Array
+  readonly #slots: SlotPool
+  #slot: Slot | undefined
+
+  constructor(slots: SlotPool, bytes: Uint8Array, slot: Slot | undefined) {
+    this.#slots = slots
+    this.bytes = bytes
+    this.#slot = slot
+  }
+
+  keep(): void {
+    if (this.#slot !== undefined) return
+    const slot = this.#slots.acquire(this.bytes.length)
+    slot.bytes.set(this.bytes)
+    this.bytes = slot.bytes.subarray(0, this.bytes.length)
+    this.#slot = slot
+  }
+
+  release(): void {
+    this.#slot?.release()
+    this.#slot = undefined
+  }
+}
+
+export class Exchange {
+  readonly #response: HttpResponse
+  /** Set when the caller went away, or the answer is out: the response must not be touched any more. */
+  #gone = false
+  #onGone: (() => void) | undefined
+
+  constructor(response: HttpResponse) {
+    this.#response = response
+    response.onAborted(() => {
+      this.#gone = true
+      const onGone = this.#onGone
+      this.#onGone = undefined
+      onGone?.()
+    })
+  }
+
+  get gone(): boolean {
+    return this.#gone
+  }
+
+  /**
+   * Collects the body and hands it over, in the same tick where it came in one piece. Bytes are charged as they
+   * arrive: a chunked body announces no length. Whoever receives the body owes body.release().
+   */
+  receive(
+    slots: SlotPool,
+    bytesMax: number,
+    announcedBytes: number,
+    received: (body: Body) => void,
+    refused: (error: KeyfoldError) => void,
+  ): void {
+    if (announcedBytes > bytesMax) {
+      refused(tooLarge(bytesMax))
+      return
+    }
+    let slot: Slot | undefined
+    let length = 0
+    let over = false
+    const giveBack = (): void => {
+      slot?.release()
+      slot = undefined
+    }
+    this.#onGone = giveBack
+    this.#response.onData((chunk, isLast) => {
+      if (over || this.#gone) return
+      if (slot === undefined && isLast) {
+        over = true
+        this.#onGone = undefined
+        if (chunk.byteLength > bytesMax) refused(tooLarge(bytesMax))
+        else received(new Body(slots, new Uint8Array(chunk), undefined))
+        return
+      }
+      try {
+        slot = append(slots, slot, length, new Uint8Array(chunk), announcedBytes, bytesMax)
+        length += chunk.byteLength
+      } catch (error) {
+        over = true
+        this.#onGone = undefined
+        giveBack()
+        refused(error as KeyfoldError)
+        return
+      }
+      if (isLast) {
+        over = true
+        this.#onGone = undefined
+        const whole = slot
+        slot = undefined
+        received(new Body(slots, whole.bytes.subarray(0, length), whole))
+      }
+    })
+  }
+
+  /** Sends the answer and releases it when its last byte is gone, or the caller is. */
+  send(status: string, contentType: string, answer: Answer, headers: readonly Header[] = []): void {
+    if (this.#gone) {
+      answer.release()
+      return
+    }
+    const response = this.#response
+    response.cork(() => {
+      if (status !== STATUS_OK) response.writeStatus(status)
+      response.writeHeader('Content-Type', contentType)
+      for (const [name, value] of headers) response.writeHeader(name, value)
+      const bytes = answer.memory.subarray(answer.offset, answer.end)
+      if (bytes.length <= SMALL_ANSWER_BYTES_MAX) {
+        this.#gone = true
+        response.end(bytes)
+        answer.release()
+      } else {
+        this.#sendSlices(bytes, answer)
+      }
+    })
+  }
+
+  #sendSlices(bytes: Uint8Array, answer: Answer): void {
+    const response = this.#response
+    this.#onGone = () => answer.release()
+    const pump = (): boolean => {
+      for (;;) {
+        const offset = response.getWriteOffset()
+        const slice = bytes.subarray(offset, Math.min(offset + SLICE_BYTES_MAX, bytes.length))
+        const [ok, done] = response.tryEnd(slice, bytes.length)
+        if (done) {
+          this.#gone = true
+          this.#onGone = undefined
+          answer.release()
+          return true
+        }
+        if (!ok) return false
+      }
+    }
+    response.onWritable(() => pump())
+    pump()
+  }
+}
+
+export type Header = readonly [name: string, value: string]
+
+export const STATUS_OK = '200 OK'
+
+function tooLarge(bytesMax: number): KeyfoldError {
+  return new KeyfoldError('REQUEST_TOO_LARGE', `at most ${bytesMax} bytes`)
+}
+
+/** Copies a chunk behind what is there, into a larger slot where it does not fit. */
+function append(
+  slots: SlotPool,
+  slot: Slot | undefined,
+  length: number,
+  chunk: Uint8Array,
+  announcedBytes: number,
+  bytesMax: number,
+): Slot {
+  const needed = length + chunk.length
+  if (needed > bytesMax) throw tooLarge(bytesMax)
+  let target = slot ?? slots.acquire(Math.max(announcedBytes, FIRST_SLOT_BYTES))
+  if (needed > target.bytes.length) {
+    const larger = slots.acquire(2 * needed)
+    larger.bytes.set(target.bytes.subarray(0, length))
+    target.release()
+    target = larger
+  }
+  target.bytes.set(chunk, length)
+  return target
+}

@@ -1,0 +1,232 @@
+/**
+ * Management: KMS keys, aliases and tokens. Small maps in, small maps out; each handler names the fields it takes and
+ * refuses others by name.
+ */
+import type { Engine } from '../engine.ts'
+import { KeyfoldError } from '../errors.ts'
+import { malformed, type Value } from '../format/msgpack.ts'
+import * as limits from '../limits.ts'
+import { absentKeyError, authorize, authorizeService } from '../kms/authorize.ts'
+import type { Action, Principal } from '../kms/kms-key.ts'
+import type { KeyMetadata, Page } from '../kms/kms.ts'
+import type { TokenRecord } from '../kms/tokens.ts'
+import type { AnswerValue } from './answer.ts'
+
+export interface ManagementRequest {
+  readonly engine: Engine
+  readonly principal: Principal
+  /** What stands for `:name` in the path, decoded. */
+  readonly name: string
+  readonly query: URLSearchParams
+  readonly fields: ReadonlyMap<string, Value>
+}
+
+export type ManagementHandler = (request: ManagementRequest) => Promise<AnswerValue>
+
+export const createKey: ManagementHandler = async ({ engine, principal, fields }) => {
+  authorizeService(principal, 'kms:CreateKey')
+  onlyFields(fields, ['description', 'alias', 'tags'])
+  const alias = optionalText(fields, 'alias')
+  if (alias !== undefined) authorizeService(principal, 'kms:CreateAlias')
+  return describe(
+    await engine.kms.createKey({
+      description: optionalText(fields, 'description'),
+      alias,
+      tags: optionalTexts(fields, 'tags'),
+    }),
+  )
+}
+
+export const listKeys: ManagementHandler = async ({ engine, principal, query }) => {
+  authorizeService(principal, 'kms:ListKeys')
+  return page('keys', await engine.kms.listKeys(pageRequest(query)))
+}
+
+export const describeKey: ManagementHandler = async (request) => {
+  await authorizeKey(request, 'kms:DescribeKey', request.name)
+  return describe(await request.engine.kms.describeKey(request.name))
+}
+
+export const enableKey: ManagementHandler = async (request) => {
+  await authorizeKey(request, 'kms:EnableKey', request.name)
+  return describe(await request.engine.kms.enableKey(request.name))
+}
+
+export const disableKey: ManagementHandler = async (request) => {
+  await authorizeKey(request, 'kms:DisableKey', request.name)
+  return describe(await request.engine.kms.disableKey(request.name))
+}
+
+export const rotateKey: ManagementHandler = async (request) => {
+  await authorizeKey(request, 'kms:RotateKeyOnDemand', request.name)
+  return describe(await request.engine.kms.rotateKey(request.name))
+}
+
+export const listAliases: ManagementHandler = async (request) => {
+  const { engine, principal, query } = request
+  authorizeService(principal, 'kms:ListAliases')
+  const key = query.get('key') ?? undefined
+  if (key !== undefined) await authorizeKey(request, 'kms:ListAliases', key)
+  return page('aliases', await engine.kms.listAliases({ ...pageRequest(query), key }))
+}
+
+export const createAlias: ManagementHandler = async (request) => {
+  onlyFields(request.fields, ['alias', 'key'])
+  const key = text(request.fields, 'key')
+  await authorizeKey(request, 'kms:CreateAlias', key)
+  await request.engine.kms.createAlias(text(request.fields, 'alias'), key)
+  return {}
+}
+
+/** Both keys are asked for: whoever moves an alias takes it from one and gives it to the other. */
+export const updateAlias: ManagementHandler = async (request) => {
+  onlyFields(request.fields, ['key'])
+  const key = text(request.fields, 'key')
+  await authorizeKey(request, 'kms:UpdateAlias', request.name)
+  await authorizeKey(request, 'kms:UpdateAlias', key)
+  await request.engine.kms.updateAlias(request.name, key)
+  return {}
+}
+
+export const deleteAlias: ManagementHandler = async (request) => {
+  await authorizeKey(request, 'kms:DeleteAlias', request.name)
+  await request.engine.kms.deleteAlias(request.name)
+  return {}
+}
+
+export const listTokens: ManagementHandler = async ({ engine, principal }) => {
+  authorizeService(principal, 'keyfold:ManageTokens')
+  return { tokens: engine.tokens.list().map(describeToken) }
+}
+
+export const createToken: ManagementHandler = async ({ engine, principal, fields }) => {
+  authorizeService(principal, 'keyfold:ManageTokens')
+  onlyFields(fields, ['name', 'principal', 'actions', 'keys', 'expiresInSeconds'])
+  const expiresInSeconds = fields.get('expiresInSeconds')
+  if (expiresInSeconds !== undefined && typeof expiresInSeconds !== 'number') {
+    throw malformed('expiresInSeconds', 'an unsigned integer is needed')
+  }
+  const { token, record } = await engine.tokens.create({
+    name: text(fields, 'name'),
+    principalArn: optionalText(fields, 'principal'),
+    actions: textList(fields, 'actions'),
+    keys: textList(fields, 'keys'),
+    expiresAtMs: expiresInSeconds === undefined ? undefined : Date.now() + 1000 * expiresInSeconds,
+  })
+  return { tokenId: record.tokenId, token }
+}
+
+export const revokeToken: ManagementHandler = async ({ engine, principal, name }) => {
+  authorizeService(principal, 'keyfold:ManageTokens')
+  await engine.tokens.revoke(name)
+  return {}
+}
+
+export const lock: ManagementHandler = async ({ engine, principal }) => {
+  authorizeService(principal, 'keyfold:Lock')
+  engine.lock()
+  return { locked: true }
+}
+
+export const describeLimits: ManagementHandler = async ({ engine }) => {
+  const { config, crypto } = engine
+  return {
+    implementation: crypto.implementation,
+    region: config.region,
+    account: config.account,
+    requestBytesMax: config.requestBytesMax,
+    batchMessagesMax: limits.BATCH_MESSAGES_MAX,
+    messageBytesMax: limits.MESSAGE_BYTES_MAX,
+    keyEntriesMax: limits.KEY_ENTRIES_MAX,
+    operationsMax: limits.OPERATIONS_MAX,
+    contextBytesMax: limits.CONTEXT_BYTES_MAX,
+    dataKeysPerRequestMax: limits.DATA_KEYS_PER_REQUEST_MAX,
+    messageKeyAgeMsMax: config.messageKey.ageMsMax,
+    messageKeyMessagesMax: config.messageKey.messagesMax,
+    messageKeyBytesMax: config.messageKey.bytesMax,
+    missBudgetBurst: config.missBudget.burst,
+    missBudgetPerSecond: config.missBudget.perSecond,
+  }
+}
+
+/** An alias that is not there looks like one of a forbidden key, unless the caller may see every key. */
+async function authorizeKey(
+  { engine, principal }: ManagementRequest,
+  action: Action,
+  reference: string,
+): Promise<void> {
+  try {
+    authorize(principal, action, await engine.kms.resolve(reference))
+  } catch (error) {
+    const absent = error instanceof KeyfoldError && error.code === 'KMS_KEY_NOT_FOUND'
+    throw absent ? absentKeyError(principal, action) : error
+  }
+}
+
+function describe({ tags, ...metadata }: KeyMetadata): AnswerValue {
+  return { ...metadata, tags: { ...tags } }
+}
+
+function describeToken(record: TokenRecord): AnswerValue {
+  return { ...record }
+}
+
+function page(name: string, { items, nextMarker }: Page<Record<string, string>>): AnswerValue {
+  return { [name]: items, nextMarker }
+}
+
+function pageRequest(query: URLSearchParams): {
+  limit: number | undefined
+  marker: string | undefined
+} {
+  const limit = query.get('limit')
+  return {
+    limit: limit === null ? undefined : Number(limit),
+    marker: query.get('marker') ?? undefined,
+  }
+}
+
+function onlyFields(fields: ReadonlyMap<string, Value>, known: readonly string[]): void {
+  for (const name of fields.keys()) {
+    if (!known.includes(name)) {
+      throw malformed('request', `the key ${JSON.stringify(name)} is not known here`)
+    }
+  }
+}
+
+function text(fields: ReadonlyMap<string, Value>, name: string): string {
+  const value = optionalText(fields, name)
+  if (value === undefined) throw malformed(name, 'is missing')
+  return value
+}
+
+function optionalText(fields: ReadonlyMap<string, Value>, name: string): string | undefined {
+  const value = fields.get(name)
+  if (value === undefined) return undefined
+  if (typeof value !== 'string') throw malformed(name, 'a string is needed')
+  return value
+}
+
+function textList(fields: ReadonlyMap<string, Value>, name: string): readonly string[] {
+  const value = fields.get(name)
+  if (!Array.isArray(value)) throw malformed(name, 'an array of strings is needed')
+  return value.map((element: Value) => {
+    if (typeof element !== 'string') throw malformed(name, 'an array of strings is needed')
+    return element
+  })
+}
+
+function optionalTexts(
+  fields: ReadonlyMap<string, Value>,
+  name: string,
+): ReadonlyMap<string, string> | undefined {
+  const value = fields.get(name)
+  if (value === undefined) return undefined
+  if (!(value instanceof Map)) throw malformed(name, 'a map of strings is needed')
+  const texts = new Map<string, string>()
+  for (const [key, element] of value as ReadonlyMap<string, Value>) {
+    if (typeof element !== 'string') throw malformed(name, 'a map of strings is needed')
+    texts.set(key, element)
+  }
+  return texts
+}

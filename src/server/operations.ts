@@ -1,0 +1,203 @@
+/**
+ * The operations of the batch API, between a request's bytes and an answer's: decode the head, run the envelope,
+ * write the map around the result. HTTP, WebSocket and POST /v1/batch all come through here. What can be answered at
+ * once is; everything else is a promise.
+ */
+import type { Crypto } from '../crypto/crypto.ts'
+import type { CanonicalContext } from '../data-keys/lease.ts'
+import type { BatchResult, Envelope } from '../envelope/batch.ts'
+import { KeyfoldError } from '../errors.ts'
+import { MsgpackWriter } from '../format/msgpack.ts'
+import { FRAME_HEADER_BYTES } from '../format/frame.ts'
+import {
+  decodeBatchRequest,
+  decodeDataKeysRequest,
+  decodeDecryptRequest,
+  decodeEncryptRequest,
+  decodeReEncryptRequest,
+  type DecryptFields,
+  type EncryptFields,
+  type OperationName,
+} from '../format/requests.ts'
+import type { Principal } from '../kms/kms-key.ts'
+import type { SlotPool } from '../pool/slot.ts'
+import {
+  encodeDataKeys,
+  encodeDecrypted,
+  encodeEncrypted,
+  encodeError,
+  encodeReEncrypted,
+  type Answer,
+} from './answer.ts'
+import type { Body } from './exchange.ts'
+import { Heads } from './heads.ts'
+
+export type MaybePromise<T> = T | Promise<T>
+
+interface OperationRequest {
+  readonly principal: Principal
+  readonly body: Body
+  /** Where the request's map lies in the body. */
+  readonly offset: number
+  readonly end: number
+}
+
+type KnownEncrypt = Omit<EncryptFields, 'context'> & { readonly context: CanonicalContext }
+type KnownDecrypt = Omit<DecryptFields, 'context'> & { readonly context: CanonicalContext }
+
+export class Operations {
+  readonly #envelope: Envelope
+  readonly #slots: SlotPool
+  readonly #crypto: Crypto
+  readonly #encryptHeads = new Heads<KnownEncrypt>('plaintexts')
+  readonly #decryptHeads = new Heads<KnownDecrypt>('ciphertexts')
+
+  constructor(engine: {
+    readonly envelope: Envelope
+    readonly slots: SlotPool
+    readonly crypto: Crypto
+  }) {
+    this.#envelope = engine.envelope
+    this.#slots = engine.slots
+    this.#crypto = engine.crypto
+  }
+
+  /** Does not release the body: whoever calls does, when the answer is there. */
+  run(op: OperationName, request: OperationRequest): MaybePromise<Answer> {
+    switch (op) {
+      case 'encrypt':
+        return this.#encrypt(request)
+      case 'decrypt':
+        return this.#decrypt(request)
+      case 're-encrypt':
+        return this.#reEncrypt(request)
+      case 'data-keys':
+        return this.#dataKeys(request)
+    }
+  }
+
+  /** Operations one after the other, so that a request holds one result at a time; failures stand in their place. */
+  async runBatch(principal: Principal, body: Body, requestId: string): Promise<Answer> {
+    body.keep()
+    const operations = decodeBatchRequest(body.bytes)
+    const answers: Answer[] = []
+    try {
+      for (const { op, offset, end } of operations) {
+        try {
+          answers.push(await this.run(op, { principal, body, offset, end }))
+        } catch (error) {
+          if (!(error instanceof KeyfoldError)) throw error
+          answers.push(encodeError(error.code, error.message, requestId))
+        }
+      }
+      return this.#joinAnswers(answers)
+    } finally {
+      for (const answer of answers) answer.release()
+    }
+  }
+
+  #encrypt({ principal, body, offset, end }: OperationRequest): MaybePromise<Answer> {
+    const known = offset === 0 ? this.#encryptHeads.find(body.bytes) : undefined
+    let fields: KnownEncrypt
+    if (known === undefined) {
+      const decoded = decodeEncryptRequest(body.bytes, offset, end)
+      fields = { ...decoded, context: this.#canonical(decoded.context) }
+      if (offset === 0) this.#encryptHeads.remember(body.bytes, decoded.headEnd, fields)
+    } else {
+      fields = known.fields
+    }
+    const result = this.#envelope.encrypt({
+      principal,
+      key: fields.key,
+      context: fields.context,
+      form: fields.form,
+      suite: fields.suite,
+      body,
+      plaintexts:
+        known === undefined
+          ? fields.plaintexts
+          : this.#encryptHeads.messagesBehind(known, body.bytes),
+    })
+    return this.#answer(result, encodeEncrypted)
+  }
+
+  #decrypt({ principal, body, offset, end }: OperationRequest): MaybePromise<Answer> {
+    const known = offset === 0 ? this.#decryptHeads.find(body.bytes) : undefined
+    let fields: KnownDecrypt
+    if (known === undefined) {
+      const decoded = decodeDecryptRequest(body.bytes, offset, end)
+      fields = { ...decoded, context: this.#canonical(decoded.context) }
+      if (offset === 0) this.#decryptHeads.remember(body.bytes, decoded.headEnd, fields)
+    } else {
+      fields = known.fields
+    }
+    const result = this.#envelope.decrypt({
+      principal,
+      context: fields.context,
+      body,
+      ciphertexts:
+        known === undefined
+          ? fields.ciphertexts
+          : this.#decryptHeads.messagesBehind(known, body.bytes),
+      packed: fields.packed,
+      keyEntries: fields.keyEntries,
+    })
+    return this.#answer(result, encodeDecrypted)
+  }
+
+  #reEncrypt({ principal, body, offset, end }: OperationRequest): Promise<Answer> {
+    const fields = decodeReEncryptRequest(body.bytes, offset, end)
+    const { key, mode, suite, ciphertexts, packed, keyEntries, newContext } = fields
+    const result = this.#envelope.reEncrypt({
+      principal,
+      key,
+      mode,
+      suite,
+      context: this.#canonical(fields.context),
+      newContext: newContext === undefined ? undefined : this.#canonical(newContext),
+      body,
+      ciphertexts,
+      packed,
+      keyEntries,
+    })
+    return result.then((done) => encodeReEncrypted(done, this.#slots))
+  }
+
+  async #dataKeys({ principal, body, offset, end }: OperationRequest): Promise<Answer> {
+    const { key, context, count, plaintext } = decodeDataKeysRequest(body.bytes, offset, end)
+    const { keyId, dataKeys } = await this.#envelope.dataKeys({
+      principal,
+      key,
+      context: this.#canonical(context),
+      count,
+      plaintext,
+    })
+    return encodeDataKeys(keyId, dataKeys)
+  }
+
+  #answer(
+    result: MaybePromise<BatchResult>,
+    encode: (result: BatchResult, slots: SlotPool) => Answer,
+  ): MaybePromise<Answer> {
+    if (result instanceof Promise) return result.then((done) => encode(done, this.#slots))
+    return encode(result, this.#slots)
+  }
+
+  #canonical(bytes: Uint8Array): CanonicalContext {
+    return { bytes, hash: this.#crypto.sha256(bytes) }
+  }
+
+  /** One array of all answers, copied: many small operations are what /v1/batch is for. */
+  #joinAnswers(answers: readonly Answer[]): Answer {
+    const bytes = answers.reduce((sum, { offset, end }) => sum + end - offset, 0)
+    const slot = this.#slots.acquire(FRAME_HEADER_BYTES + 5 + bytes)
+    const writer = new MsgpackWriter(slot.bytes, FRAME_HEADER_BYTES).arrayHead(answers.length)
+    for (const { memory, offset, end } of answers) writer.raw(memory.subarray(offset, end))
+    return {
+      memory: slot.bytes,
+      offset: FRAME_HEADER_BYTES,
+      end: writer.offset,
+      release: () => slot.release(),
+    }
+  }
+}
