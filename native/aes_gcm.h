@@ -26,10 +26,18 @@ struct alignas(64) AesKey {
   uint8_t round_keys[15 * 16];
 };
 
-// GcmKey is an AesKey with the powers of H that the kernels need, in their own representation.
+// A message longer than 32 blocks is hashed 32 at a time, with H^32 to H^1. Its last up to 32 blocks and the block
+// of lengths after them need H^33; a multiple of four keeps vectors of powers aligned.
+inline constexpr size_t kGcmPowersMax = 36;
+
+// GcmKey is an AesKey with the powers of H that the kernels need, in their own representation. Only the
+// implementation that made it can use it.
 struct alignas(64) GcmKey {
   AesKey aes;
-  uint8_t h_powers[32 * 16];
+  // H^36 first and H^1 last, then zeros: a vector that begins at H^1 reads three powers too many.
+  uint8_t h_powers[(kGcmPowersMax + 4) * 16];
+  // For each power the sum of its two halves (Karatsuba), in the same order.
+  uint8_t h_sums[(kGcmPowersMax + 4) * 16];
   // How many powers are there so far: short messages need few, and longer ones add to them.
   uint32_t num_powers;
 };
