@@ -300,6 +300,24 @@ export class MsgpackWriter {
     return this.#u8(NIL)
   }
 
+  /** A whole value of management or of a small answer. */
+  plain(value: PlainValue): this {
+    if (value === null) return this.nil()
+    if (typeof value === 'boolean') return this.boolean(value)
+    if (typeof value === 'number') return this.uint(value)
+    if (typeof value === 'string') return this.string(value)
+    if (value instanceof Uint8Array) return this.bin(value)
+    if (isList(value)) {
+      this.arrayHead(value.length)
+      for (const element of value) this.plain(element)
+      return this
+    }
+    const entries = Object.entries(value).filter(([, element]) => element !== undefined)
+    this.mapHead(entries.length)
+    for (const [key, element] of entries) this.string(key).plain(element as PlainValue)
+    return this
+  }
+
   /** Bytes that are MessagePack already. */
   raw(bytes: Uint8Array): this {
     this.bytes.set(bytes, this.offset)
@@ -338,4 +356,33 @@ export function arrayHeadBytes(count: number): number {
 /** Bytes of the head of a byte string of `length`. */
 export function binHeadBytes(length: number): number {
   return length < 0x100 ? 2 : length < 0x10000 ? 3 : 5
+}
+
+/** What is written from plain objects: small answers and management requests. Undefined fields are left out. */
+export type PlainValue =
+  | null
+  | boolean
+  | number
+  | string
+  | Uint8Array
+  | readonly PlainValue[]
+  | { readonly [key: string]: PlainValue | undefined }
+
+/** An upper bound on what `plain` writes. */
+export function plainBytesMax(value: PlainValue): number {
+  if (value === null || typeof value === 'boolean') return 1
+  if (typeof value === 'number') return 9
+  if (typeof value === 'string') return 5 + 3 * value.length
+  if (value instanceof Uint8Array) return 5 + value.length
+  if (isList(value)) return value.reduce<number>((sum, element) => sum + plainBytesMax(element), 5)
+  return Object.entries(value).reduce(
+    (sum, [key, element]) =>
+      element === undefined ? sum : sum + plainBytesMax(key) + plainBytesMax(element),
+    5,
+  )
+}
+
+/** Array.isArray does not narrow readonly arrays. */
+function isList(value: PlainValue): value is readonly PlainValue[] {
+  return Array.isArray(value)
 }

@@ -5,7 +5,13 @@
 import type { BatchResult, CallerDataKey } from '../envelope/batch.ts'
 import type { ErrorCode, MessageErrorCode } from '../errors.ts'
 import { FRAME_HEADER_BYTES } from '../format/frame.ts'
-import { arrayHeadBytes, binHeadBytes, MsgpackWriter } from '../format/msgpack.ts'
+import {
+  arrayHeadBytes,
+  binHeadBytes,
+  MsgpackWriter,
+  plainBytesMax,
+  type PlainValue,
+} from '../format/msgpack.ts'
 import type { SlotPool } from '../pool/slot.ts'
 
 export interface Answer {
@@ -17,23 +23,13 @@ export interface Answer {
   release(): void
 }
 
-/** What a map of an answer may hold. */
-export type AnswerValue =
-  | null
-  | boolean
-  | number
-  | string
-  | Uint8Array
-  | readonly AnswerValue[]
-  | { readonly [key: string]: AnswerValue | undefined }
-
 const nothing = (): void => undefined
 
 /** Small answers: management, errors. Undefined fields are left out. */
-export function encodeAnswer(value: AnswerValue): Answer {
-  const memory = new Uint8Array(FRAME_HEADER_BYTES + valueBytes(value))
+export function encodeAnswer(value: PlainValue): Answer {
+  const memory = new Uint8Array(FRAME_HEADER_BYTES + plainBytesMax(value))
   const writer = new MsgpackWriter(memory, FRAME_HEADER_BYTES)
-  writeValue(writer, value)
+  writer.plain(value)
   return { memory, offset: FRAME_HEADER_BYTES, end: writer.offset, release: nothing }
 }
 
@@ -133,41 +129,4 @@ function writeErrors(writer: MsgpackWriter, errors: Errors): void {
 
 function errorsBytes(errors: Errors): number {
   return 16 + errors.reduce((sum, [, code]) => sum + 1 + 5 + 2 + code.length, 0)
-}
-
-function valueBytes(value: AnswerValue): number {
-  if (value === null || typeof value === 'boolean') return 1
-  if (typeof value === 'number') return 9
-  if (typeof value === 'string') return 5 + 3 * value.length
-  if (value instanceof Uint8Array) return 5 + value.length
-  if (isArray(value)) return value.reduce<number>((sum, element) => sum + valueBytes(element), 5)
-  return Object.entries(value).reduce(
-    (sum, [key, element]) =>
-      element === undefined ? sum : sum + valueBytes(key) + valueBytes(element),
-    5,
-  )
-}
-
-function writeValue(writer: MsgpackWriter, value: AnswerValue): void {
-  if (value === null) writer.nil()
-  else if (typeof value === 'boolean') writer.boolean(value)
-  else if (typeof value === 'number') writer.uint(value)
-  else if (typeof value === 'string') writer.string(value)
-  else if (value instanceof Uint8Array) writer.bin(value)
-  else if (isArray(value)) {
-    writer.arrayHead(value.length)
-    for (const element of value) writeValue(writer, element)
-  } else {
-    const entries = Object.entries(value).filter(([, element]) => element !== undefined)
-    writer.mapHead(entries.length)
-    for (const [key, element] of entries) {
-      writer.string(key)
-      writeValue(writer, element as AnswerValue)
-    }
-  }
-}
-
-/** Array.isArray does not narrow readonly arrays. */
-function isArray(value: AnswerValue): value is readonly AnswerValue[] {
-  return Array.isArray(value)
 }

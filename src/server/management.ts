@@ -4,13 +4,12 @@
  */
 import type { Engine } from '../engine.ts'
 import { KeyfoldError } from '../errors.ts'
-import { malformed, type Value } from '../format/msgpack.ts'
+import { malformed, type PlainValue, type Value } from '../format/msgpack.ts'
 import * as limits from '../limits.ts'
 import { absentKeyError, authorize, authorizeService } from '../kms/authorize.ts'
 import type { Action, Principal } from '../kms/kms-key.ts'
 import type { KeyMetadata, Page } from '../kms/kms.ts'
 import type { TokenRecord } from '../kms/tokens.ts'
-import type { AnswerValue } from './answer.ts'
 
 export interface ManagementRequest {
   readonly engine: Engine
@@ -21,7 +20,7 @@ export interface ManagementRequest {
   readonly fields: ReadonlyMap<string, Value>
 }
 
-export type ManagementHandler = (request: ManagementRequest) => Promise<AnswerValue>
+export type ManagementHandler = (request: ManagementRequest) => Promise<PlainValue>
 
 export const createKey: ManagementHandler = async ({ engine, principal, fields }) => {
   authorizeService(principal, 'kms:CreateKey')
@@ -163,15 +162,15 @@ async function authorizeKey(
   }
 }
 
-function describe({ tags, ...metadata }: KeyMetadata): AnswerValue {
+function describe({ tags, ...metadata }: KeyMetadata): PlainValue {
   return { ...metadata, tags: { ...tags } }
 }
 
-function describeToken(record: TokenRecord): AnswerValue {
+function describeToken(record: TokenRecord): PlainValue {
   return { ...record }
 }
 
-function page(name: string, { items, nextMarker }: Page<Record<string, string>>): AnswerValue {
+function page(name: string, { items, nextMarker }: Page<Record<string, string>>): PlainValue {
   return { [name]: items, nextMarker }
 }
 

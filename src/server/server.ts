@@ -4,11 +4,11 @@
  */
 import type { Engine } from '../engine.ts'
 import { KeyfoldError } from '../errors.ts'
-import { decodeValue, type Value } from '../format/msgpack.ts'
+import { decodeValue, type PlainValue, type Value } from '../format/msgpack.ts'
 import { jsonToMsgpack, msgpackToJson } from '../format/json.ts'
 import { authorizeService } from '../kms/authorize.ts'
 import type { Principal } from '../kms/kms-key.ts'
-import { encodeAnswer, encodeError, type Answer, type AnswerValue } from './answer.ts'
+import { encodeAnswer, encodeError, type Answer } from './answer.ts'
 import { Exchange, JSON_TYPE, MSGPACK_TYPE, STATUS_OK, type Body, type Header } from './exchange.ts'
 import type { Log } from './log.ts'
 import { Metrics, type RouteFigures } from './metrics.ts'
@@ -192,7 +192,7 @@ export class Server {
       if (this.#engine.locked && route.whenLocked !== true) throw new KeyfoldError('LOCKED')
       const fields = body.bytes.length === 0 ? NO_FIELDS : decodeValue(Uint8Array.from(body.bytes))
       if (!(fields instanceof Map)) throw new KeyfoldError('REQUEST_MALFORMED', 'a map is needed')
-      const value: AnswerValue = await route.handler({
+      const value: PlainValue = await route.handler({
         engine: this.#engine,
         principal,
         name: decodePathParameter(parameter),

@@ -1,0 +1,56 @@
+/** `keyfold aliases …`: names for KMS keys. */
+import type { Command } from 'commander'
+
+import { addConnectFlags, withServer, type ConnectFlags } from './connect.ts'
+import { printJson, printRows } from './output.ts'
+import { listPages } from './pages.ts'
+
+interface ListFlags extends ConnectFlags {
+  readonly json?: boolean
+  readonly key?: string
+}
+
+export function addAliases(program: Command): void {
+  const aliases = program
+    .command('aliases')
+    .summary('names for KMS keys')
+    .description(
+      'An alias is a name, alias/NAME, that stands for a KMS key and can be moved to another.',
+    )
+  const add = (name: string, summary: string): Command =>
+    addConnectFlags(aliases.command(name).summary(summary).description(summary))
+
+  add('list', 'list the aliases')
+    .option('--key <key>', 'of this key only')
+    .option('--json', 'print JSON')
+    .action((flags: ListFlags) =>
+      withServer(flags, async (keyfold) => {
+        const query = flags.key === undefined ? {} : { key: flags.key }
+        const found = await listPages(keyfold, '/v1/aliases', 'aliases', query)
+        if (flags.json === true) printJson(found)
+        else printRows(found, ['name', 'keyId'])
+      }),
+    )
+  add('create <alias> <key>', 'give a key a name').action(
+    (alias: string, key: string, flags: ConnectFlags) =>
+      withServer(flags, async (keyfold) => {
+        await keyfold.manage('POST', '/v1/aliases', { alias, key })
+      }),
+  )
+  add('update <alias> <key>', 'move a name to another key').action(
+    (alias: string, key: string, flags: ConnectFlags) =>
+      withServer(flags, async (keyfold) => {
+        await keyfold.manage('PUT', pathOf(alias), { key })
+      }),
+  )
+  add('delete <alias>', 'delete a name; its key stays').action(
+    (alias: string, flags: ConnectFlags) =>
+      withServer(flags, async (keyfold) => {
+        await keyfold.manage('DELETE', pathOf(alias))
+      }),
+  )
+}
+
+function pathOf(alias: string): string {
+  return `/v1/aliases/${encodeURIComponent(alias)}`
+}

@@ -1,0 +1,42 @@
+/** `keyfold init`: makes a data directory and prints the one admin token. */
+import type { Command } from 'commander'
+
+import { loadConfig, type SettingTexts } from '../config.ts'
+import { chooseCrypto } from '../crypto/choose.ts'
+import { initDataDirectory } from '../init.ts'
+import { printJson } from './output.ts'
+import { addSettings } from './serve.ts'
+
+export function addInit(program: Command): void {
+  const command = program
+    .command('init')
+    .summary('create a data directory')
+    .description(
+      'Creates the data directory with its root key and catalog, and prints one admin token: it is shown now and never again.',
+    )
+    .option('--config <file>', 'JSON file of settings')
+    .option('--json', 'print JSON')
+  addSettings(command, ['data', 'region', 'account', 'rootKeySource', 'rootKeyFile', 'crypto'])
+  command.action(
+    async (flags: SettingTexts & { readonly config?: string; readonly json?: boolean }) => {
+      const { config: file, json = false, ...settings } = flags
+      const config = loadConfig({ flags: settings, file })
+      const crypto = chooseCrypto(config.crypto, {
+        ...config,
+        log: (message) => console.error(message),
+      })
+      const token = await initDataDirectory(config, crypto)
+      if (json) {
+        printJson({ data: config.dataDirectory, token })
+        return
+      }
+      console.log(`created ${config.dataDirectory}`)
+      if (config.rootKey.source === 'file') {
+        console.log(
+          `root key: ${config.rootKey.file}. Keep a copy elsewhere: without it the data is noise.`,
+        )
+      }
+      console.log(`admin token, shown once:\n${token}`)
+    },
+  )
+}

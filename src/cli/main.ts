@@ -1,0 +1,49 @@
+#!/usr/bin/env node
+/** The command line: argv to command, one file a command. */
+import { Command } from 'commander'
+
+import { addAliases } from './aliases.ts'
+import { addDemo } from './demo.ts'
+import { addInit } from './init.ts'
+import { addKeys } from './keys.ts'
+import { addLines } from './lines.ts'
+import { addLock } from './lock.ts'
+import { failWith } from './output.ts'
+import { addServe } from './serve.ts'
+import { addTokens } from './tokens.ts'
+
+const program = new Command('keyfold')
+  .description('Envelope encryption in batches, under KMS keys that you control.')
+  .addHelpText(
+    'after',
+    `
+Start:
+  keyfold serve --dev                         a server to try out, on loopback, with temporary data
+  keyfold init && keyfold serve               a server that stays
+
+Then, with KEYFOLD_URL and KEYFOLD_TOKEN set (or --url and --token):
+  keyfold keys create --alias alias/orders
+  keyfold encrypt --lines -k alias/orders -c table=orders < rows.txt > rows.enc
+  keyfold decrypt --lines -c table=orders < rows.enc
+
+Exit codes: 0 done, 1 refused or failed, 2 the command line is wrong.`,
+  )
+  .showHelpAfterError('(--help shows what there is)')
+  .exitOverride((error) => {
+    process.exit(error.exitCode === 0 ? 0 : 2)
+  })
+
+addServe(program)
+addInit(program)
+addKeys(program)
+addAliases(program)
+addTokens(program)
+addLines(program)
+addLock(program)
+addDemo(program)
+
+try {
+  await program.parseAsync()
+} catch (error) {
+  failWith(error)
+}
