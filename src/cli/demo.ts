@@ -75,7 +75,7 @@ async function runSteps(
   const [first] = encrypted
   if (first === undefined) throw new KeyfoldError('INTERNAL', 'nothing was encrypted')
   const flipped = Buffer.from(first)
-  flipped[flipped.length - 20] = (flipped[flipped.length - 20] ?? 0) ^ 1
+  flipped[flipped.length - 1] = (flipped.at(-1) ?? 0) ^ 1
   const { plaintexts, errors } = await keyfold.decryptBatch([first, flipped], options)
   const refused = errors.length === 1 && errors[0]?.[0] === 1 && errors[0][1] === 'DECRYPT_FAILED'
   check(
