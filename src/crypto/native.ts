@@ -211,9 +211,8 @@ class NativeCrypto implements Crypto {
 
   scanMessages(request: ScanRequest): ScanResult {
     const { input, keyEntries } = request
-    const found = call(
-      this.#native,
-      'scanMessages',
+    const { scanMessages } = this.#native
+    const found = (scanMessages as Native[string])(
       input,
       request.inputOffset,
       request.inputEnd,
@@ -226,6 +225,7 @@ class NativeCrypto implements Crypto {
       entriesOut,
       cacheIdsOut,
     )
+    if (found < 0) throw errorOf(found)
     const entries: NamedKeyEntry[] = []
     for (let i = 0; i < found >> 7; i++) {
       const at = ENTRY_FIELDS * i

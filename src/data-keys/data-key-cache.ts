@@ -136,6 +136,10 @@ export class DataKeyCache implements DataKeys {
     return this.#leaseOpenAfterUnwrap(request)
   }
 
+  kmsKeyIdOf(cacheId: string): string | undefined {
+    return this.#open.peek(cacheId)?.kmsKeyId
+  }
+
   purge(kmsKeyId: string): void {
     for (const [name, place] of [...this.#seal.entries()]) {
       if (place.current?.kmsKeyId === kmsKeyId || place.next?.kmsKeyId === kmsKeyId) {
@@ -376,21 +380,25 @@ function isStale(error: unknown): boolean {
   return error instanceof KeyfoldError && error.code === 'KEY_HANDLE_STALE'
 }
 
-function sealName(
-  kmsKey: KmsKey,
-  request: { readonly suite: Suite; readonly context: CanonicalContext },
-): string {
-  return `m${request.suite}${kmsKey.id}/${kmsKey.currentVersion}/${hashName(request.context)}`
+/** What a context was last used with: contexts are remembered by the server, so one name serves many requests. */
+interface LastName {
+  readonly kmsKey: KmsKey
+  readonly suite: Suite
+  readonly name: string
 }
 
-const hashNames = new WeakMap<CanonicalContext, string>()
+const lastNames = new WeakMap<CanonicalContext, LastName>()
 
-/** Contexts are remembered by the server, so their names are made once. */
-function hashName(context: CanonicalContext): string {
-  const known = hashNames.get(context)
-  if (known !== undefined) return known
-  const name = Buffer.from(context.hash).toString('latin1')
-  hashNames.set(context, name)
+/** Purpose, suite, KMS key, material version and context. */
+function sealName(
+  kmsKey: KmsKey,
+  { suite, context }: { readonly suite: Suite; readonly context: CanonicalContext },
+): string {
+  const last = lastNames.get(context)
+  if (last !== undefined && last.kmsKey === kmsKey && last.suite === suite) return last.name
+  const hash = Buffer.from(context.hash).toString('latin1')
+  const name = `message/${suite}/${kmsKey.id}/${kmsKey.currentVersion}/${hash}`
+  lastNames.set(context, { kmsKey, suite, name })
   return name
 }
 

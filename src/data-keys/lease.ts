@@ -56,6 +56,8 @@ export interface DataKeys {
     readonly cacheId: string
     readonly principalArn: string
   }): OpenLease | Promise<OpenLease>
+  /** The KMS key that the cached key entry of this cacheId names; undefined where none is cached. */
+  kmsKeyIdOf(cacheId: string): string | undefined
   /** Nothing of this KMS key is leased again; slots are wiped once their last lease is back. */
   purge(kmsKeyId: string): void
   purgeAll(): void

@@ -7,7 +7,8 @@ import { openElements, openPacked } from './open.ts'
 import type { EnvelopeParts, MaybePromise } from './parts.ts'
 
 export function decrypt(parts: EnvelopeParts, request: DecryptRequest): MaybePromise<BatchResult> {
-  const opening = { ...request, action: 'kms:Decrypt' } as const
+  const { principal, context, body } = request
+  const opening = { principal, context, body, action: 'kms:Decrypt' } as const
   if (request.packed !== undefined) return openPacked(parts, opening, request.packed)
   return openElements(parts, opening, required(request.ciphertexts), request.keyEntries)
 }

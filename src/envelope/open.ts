@@ -85,7 +85,10 @@ export function scanBatch(
     inputEnd: ciphertexts.end,
     messages: ciphertexts.count,
     contextHash: context.hash,
-    keyEntries: keyEntries.map(({ offset, end }) => body.bytes.subarray(offset, end)),
+    keyEntries:
+      keyEntries.length === 0
+        ? NONE
+        : keyEntries.map(({ offset, end }) => body.bytes.subarray(offset, end)),
     entryOf,
     partsMax,
   })
@@ -122,7 +125,7 @@ export function leaseEntry(
   })
   try {
     const leased = andThen(
-      namedKey(parts, request, entry.keyEntry),
+      namedKey(parts, request, entry),
       () => request.body.keep(),
       (kmsKey) =>
         parts.dataKeys.leaseOpen({
@@ -141,12 +144,21 @@ export function leaseEntry(
   }
 }
 
-/** The KMS key that a key entry names, authorised before anything about it is told. */
+/**
+ * The KMS key that a key entry names, authorised before anything about it is told. Of an entry that the cache holds
+ * it is known which; the entry itself, all of its bytes, is what the cache is asked by.
+ */
 function namedKey(
-  { registry, authorize, absentKeyError }: EnvelopeParts,
+  { registry, dataKeys, authorize, absentKeyError }: EnvelopeParts,
   { principal, action }: OpenBatchRequest,
-  keyEntry: Uint8Array,
+  { keyEntry, cacheId }: NamedKeyEntry,
 ): MaybePromise<KmsKey> {
+  const cachedUnder = dataKeys.kmsKeyIdOf(cacheId)
+  const cached = cachedUnder === undefined ? undefined : registry.current(cachedUnder)
+  if (cached !== undefined) {
+    authorize(principal, action, cached)
+    return cached
+  }
   const { wrappedKey } = decodeKeyEntry(keyEntry, 'DECRYPT_FAILED')
   const { kmsKeyId } = decodeWrappedKey(wrappedKey)
   const known = registry.peekById(kmsKeyId)
@@ -415,7 +427,9 @@ function outputBytesOf(slices: readonly { readonly outputBytes: number }[]): num
 }
 
 function keysOf({ entries }: ScannedBatch): Float64Array {
-  return Float64Array.from(entries, ({ lease }) => lease?.key ?? 0)
+  const keys = new Float64Array(entries.length)
+  for (let i = 0; i < entries.length; i++) keys[i] = entries[i]?.lease?.key ?? 0
+  return keys
 }
 
 export function errorsOf(
@@ -425,7 +439,7 @@ export function errorsOf(
 ): BatchResult['errors'] {
   // A message that failed or was refused left its place shorter; one that names no key entry was planned so.
   const named = scan.entries.reduce((sum, entry) => sum + entry.messages, 0)
-  if (whole && named === entryOf.length) return []
+  if (whole && named === entryOf.length) return NONE
   const errors: [number, MessageErrorCode][] = []
   for (const [index, entry] of entryOf.entries()) {
     if (entry === ENTRY_MALFORMED) errors.push([index, 'MESSAGE_MALFORMED'])
@@ -460,10 +474,12 @@ function openedResult(
     end,
     messages: slices.reduce((sum, slice) => sum + slice.messages, 0),
     plaintextBytes: slices.reduce((sum, slice) => sum + slice.plaintextBytes, 0),
-    keyEntries: [],
+    keyEntries: NONE,
     errors,
   }
 }
+
+const NONE: readonly never[] = []
 
 /** Workers see it where it lies on shared memory; for work on the spot that would cost more than the work. */
 function createShared<T extends Uint8Array | Uint16Array>(

@@ -2,7 +2,7 @@
  * Sealing a batch under a leased message key, in any form: on the spot where it is short, else in slices over the
  * workers into one response. Encryption and fresh re-encryption share it.
  */
-import type { Part, SealRequest } from '../crypto/crypto.ts'
+import type { Part } from '../crypto/crypto.ts'
 import type { SealLease } from '../data-keys/lease.ts'
 import {
   detachedOverheadBytes,
@@ -71,13 +71,19 @@ function overheadBytes({ lease, form }: SealBatchRequest): number {
 }
 
 function sealInline(parts: EnvelopeParts, request: SealBatchRequest): BatchResult {
-  const { plaintexts } = request
+  const { plaintexts, lease, form } = request
   // The head of a byte string has at most 5 bytes: an upper bound saves a second walk.
   const bound = request.plaintextBytes + plaintexts.count * (overheadBytes(request) + 5)
   const slot = parts.slots.acquire(HEAD_ROOM_BYTES + bound + TAIL_ROOM_BYTES)
   try {
+    // Written out: a spread here took a fifth of the time of a single message (bench/service, 64 B x 1).
     const written = parts.crypto.sealBatch({
-      ...sealFields(request),
+      key: lease.key,
+      contextHash: request.contextHash,
+      form: form === 'inline' ? 'inline' : 'detached',
+      keyEntry: form === 'inline' ? lease.keyEntry : NO_BYTES,
+      nilAllowed: request.nilAllowed,
+      input: request.body.bytes,
       inputOffset: plaintexts.offset,
       inputEnd: plaintexts.end,
       messages: plaintexts.count,
@@ -106,7 +112,12 @@ async function sealSlices(
     const outputOffset = offset
     offset += slice.outputBytes
     return parts.pool.run('sealBatch', {
-      ...sealFields(request),
+      key: request.lease.key,
+      contextHash: request.contextHash,
+      form: request.form === 'inline' ? 'inline' : 'detached',
+      keyEntry: request.form === 'inline' ? request.lease.keyEntry : NO_BYTES,
+      nilAllowed: request.nilAllowed,
+      input: request.body.bytes,
       inputOffset: slice.inputOffset,
       inputEnd: slice.inputEnd,
       messages: slice.messages,
@@ -119,20 +130,8 @@ async function sealSlices(
   return resultOf(request, slot, offset)
 }
 
-function sealFields(
-  request: SealBatchRequest,
-): Pick<SealRequest, 'key' | 'contextHash' | 'form' | 'keyEntry' | 'nilAllowed' | 'input'> {
-  return {
-    key: request.lease.key,
-    contextHash: request.contextHash,
-    form: request.form === 'inline' ? 'inline' : 'detached',
-    keyEntry: request.form === 'inline' ? request.lease.keyEntry : NO_BYTES,
-    nilAllowed: request.nilAllowed,
-    input: request.body.bytes,
-  }
-}
-
 const NO_BYTES = new Uint8Array(0)
+const NONE: readonly never[] = []
 
 /** A packed batch shares one R: its slices are claimed from a ticket, and the batch tag comes last. */
 function sealPacked(
@@ -227,8 +226,8 @@ function resultOf(request: SealBatchRequest, slot: Slot, end: number): BatchResu
     end,
     messages: request.plaintexts.count,
     plaintextBytes: request.plaintextBytes,
-    keyEntries: request.form === 'detached' ? [request.lease.keyEntry] : [],
-    errors: [],
+    keyEntries: request.form === 'detached' ? [request.lease.keyEntry] : NONE,
+    errors: NONE,
   }
 }
 

@@ -249,18 +249,20 @@ export class MsgpackWriter {
   }
 
   string(text: string): this {
-    const room = this.bytes.length - this.offset
-    if (text.length < 32 && room >= text.length + 1) {
-      // Short ASCII, which is every key of ours: no encoder is started for it.
+    const head = text.length < 32 ? 1 : 2
+    if (text.length < 0x100 && this.bytes.length - this.offset >= head + text.length) {
+      // ASCII, which is every key and ARN of ours: no encoder is started for it.
+      const start = this.offset + head
       let ascii = 0
       for (let i = 0; i < text.length; i++) {
         const code = text.charCodeAt(i)
-        this.bytes[this.offset + 1 + i] = code
+        this.bytes[start + i] = code
         ascii |= code
       }
       if (ascii < 0x80) {
-        this.bytes[this.offset] = 0xa0 | text.length
-        this.offset += 1 + text.length
+        if (head === 1) this.#u8(0xa0 | text.length)
+        else this.#u8(0xd9).#u8(text.length)
+        this.offset = start + text.length
         return this
       }
     }

@@ -32,6 +32,7 @@ import {
 
 /** Keys and aliases kept in memory; the rest is read when it is named. */
 const RECORDS_MAX = 65_536
+const PEEKED_MAX = 4_096
 
 export interface NewKey {
   readonly description?: string | undefined
@@ -69,6 +70,8 @@ export class Kms implements KmsKeyRegistry {
   readonly #records = new LRUCache<string, KmsKey>({ max: RECORDS_MAX })
   /** Alias → key id, of aliases that exist. */
   readonly #aliases = new LRUCache<string, string>({ max: RECORDS_MAX })
+  /** What names stood for since the last change: the hot path parses none of them twice. */
+  readonly #peeked = new Map<string, KmsKey>()
   readonly #listeners: ((kmsKeyId: string) => void)[] = []
   /** Grows with every change; a record carries the value of its own. */
   #epoch = 0
@@ -90,6 +93,17 @@ export class Kms implements KmsKeyRegistry {
   // The registry: what the data plane asks.
 
   peek(reference: string): KmsKey | undefined {
+    const peeked = this.#peeked.get(reference)
+    if (peeked !== undefined) return peeked
+    const record = this.#peekNamed(reference)
+    if (record !== undefined) {
+      if (this.#peeked.size >= PEEKED_MAX) this.#peeked.clear()
+      this.#peeked.set(reference, record)
+    }
+    return record
+  }
+
+  #peekNamed(reference: string): KmsKey | undefined {
     const name = parseKeyReference(reference, this.#catalog)
     const id = name.kind === 'id' ? name.id : this.#aliases.get(name.alias)
     return id === undefined ? undefined : this.#records.get(id)
@@ -221,6 +235,7 @@ export class Kms implements KmsKeyRegistry {
       insertNewAlias(transaction, { name: alias, kmsKeyId: kmsKey.id }, changeNumber),
     )
     this.#aliases.set(alias, kmsKey.id)
+    this.#peeked.clear()
   }
 
   async updateAlias(alias: string, reference: string): Promise<void> {
@@ -233,6 +248,7 @@ export class Kms implements KmsKeyRegistry {
       await catalogKeys.updateAlias(transaction, moved, Date.now(), changeNumber)
     })
     this.#aliases.set(alias, kmsKey.id)
+    this.#peeked.clear()
   }
 
   async deleteAlias(alias: string): Promise<void> {
@@ -242,6 +258,7 @@ export class Kms implements KmsKeyRegistry {
       await catalogKeys.deleteAlias(transaction, alias)
     })
     this.#aliases.delete(alias)
+    this.#peeked.clear()
   }
 
   async listAliases(
@@ -297,6 +314,7 @@ export class Kms implements KmsKeyRegistry {
     })
     const record = this.#recordOf(stored, ++this.#epoch)
     this.#records.set(id, record)
+    this.#peeked.clear()
     for (const listener of this.#listeners) listener(id)
     return record
   }
