@@ -6,13 +6,17 @@ import { mkdirSync } from 'node:fs'
 
 import { openCatalog } from './catalog/catalog.ts'
 import type { Config } from './config.ts'
-import type { Crypto } from './crypto/crypto.ts'
+import { chooseCrypto } from './crypto/choose.ts'
 import { KeyfoldError } from './errors.ts'
 import { createRootKey } from './key-stores/root-key.ts'
 import { Tokens } from './kms/tokens.ts'
 
 /** Returns the admin token, which is kept nowhere. */
-export async function initDataDirectory(config: Config, crypto: Crypto): Promise<string> {
+export async function initDataDirectory(
+  config: Config,
+  options: { readonly log: (message: string) => void },
+): Promise<string> {
+  const crypto = chooseCrypto(config.crypto, { memoryLock: config.memoryLock, log: options.log })
   mkdirSync(config.dataDirectory, { recursive: true, mode: 0o700 })
   createRootKey(config, crypto)
   const catalog = await openCatalog(config)

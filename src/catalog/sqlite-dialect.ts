@@ -157,7 +157,6 @@ class WorkerConnection implements DatabaseConnection {
     })
   }
 
-  // eslint-disable-next-line require-yield
   async *streamQuery<R>(): AsyncIterableIterator<QueryResult<R>> {
     throw new KeyfoldError('INTERNAL', 'the embedded catalog answers in pages, not streams')
   }

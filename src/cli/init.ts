@@ -2,7 +2,6 @@
 import type { Command } from 'commander'
 
 import { loadConfig, type SettingTexts } from '../config.ts'
-import { chooseCrypto } from '../crypto/choose.ts'
 import { initDataDirectory } from '../init.ts'
 import { printJson } from './output.ts'
 import { addSettings } from './serve.ts'
@@ -21,11 +20,7 @@ export function addInit(program: Command): void {
     async (flags: SettingTexts & { readonly config?: string; readonly json?: boolean }) => {
       const { config: file, json = false, ...settings } = flags
       const config = loadConfig({ flags: settings, file })
-      const crypto = chooseCrypto(config.crypto, {
-        ...config,
-        log: (message) => console.error(message),
-      })
-      const token = await initDataDirectory(config, crypto)
+      const token = await initDataDirectory(config, { log: (message) => console.error(message) })
       if (json) {
         printJson({ data: config.dataDirectory, token })
         return

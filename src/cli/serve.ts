@@ -5,7 +5,6 @@ import { join } from 'node:path'
 import type { Command } from 'commander'
 
 import { flagName, loadConfig, SETTINGS, type Config, type SettingTexts } from '../config.ts'
-import { chooseCrypto } from '../crypto/choose.ts'
 import { openEngine } from '../engine.ts'
 import { initDataDirectory } from '../init.ts'
 import { createLog, type Log } from '../server/log.ts'
@@ -72,12 +71,8 @@ async function run(
   // Before anything waits: a signal during start-up must find someone.
   const stopped = stopSignal()
   const warn = (message: string): void => log.warn(message)
-  const token = dev
-    ? await initDataDirectory(
-        config,
-        chooseCrypto(config.crypto, { ...config, log: () => undefined }),
-      )
-    : undefined
+  // The engine says it a moment later.
+  const token = dev ? await initDataDirectory(config, { log: () => undefined }) : undefined
   const engine = await openEngine(config, { log: warn })
   try {
     const server = await startServer(engine, { log })

@@ -109,7 +109,7 @@ export function scanBatch(
   })
   if (!waits) return batchOf(leased as LeasedEntry[])
   // leaseEntry never rejects, so no lease is lost.
-  return Promise.all(leased).then(batchOf)
+  return Promise.all(leased.map(async (one) => one)).then(batchOf)
 }
 
 /** Authorises the KMS key that an entry names and leases its message key; never throws and never rejects. */

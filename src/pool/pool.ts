@@ -7,7 +7,7 @@ import { Piscina } from 'piscina'
 import type { Crypto } from '../crypto/crypto.ts'
 import { KeyfoldError } from '../errors.ts'
 import { BATCH_PARTS_MAX, INLINE_MICROSECONDS_MAX, POOL_QUEUE_MAX } from '../limits.ts'
-import type { PoolWorkerData, TaskName, TaskRequests } from './tasks.ts'
+import type { TaskName, TaskRequests } from './tasks.ts'
 
 /** What the chosen crypto costs on this machine. */
 interface Costs {
@@ -36,7 +36,7 @@ export class Pool {
             maxQueue: POOL_QUEUE_MAX,
             // The next slice waits in the worker already when one is done.
             concurrentTasksPerWorker: 2,
-            workerData: { implementation: crypto.implementation } satisfies PoolWorkerData,
+            argv: [crypto.implementation],
             // Nothing of the environment, where secrets may stand.
             env: {},
           })

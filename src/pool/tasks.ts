@@ -3,7 +3,7 @@
  * lie on shared memory and keys are handles into the table that all threads of the process share, so nothing of
  * size or secret is copied.
  */
-import type { Crypto, Implementation } from '../crypto/crypto.ts'
+import type { Crypto } from '../crypto/crypto.ts'
 
 export interface TaskRequests {
   readonly sealBatch: Parameters<Crypto['sealBatch']>[0]
@@ -13,8 +13,3 @@ export interface TaskRequests {
 }
 
 export type TaskName = keyof TaskRequests
-
-export interface PoolWorkerData {
-  /** The one that the main thread chose. */
-  readonly implementation: Implementation
-}

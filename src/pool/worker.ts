@@ -2,13 +2,13 @@
  * A worker of the pool: each function does one slice of a batch in place and returns the bytes written. The addon
  * was loaded by the main thread first; here it finds the same key table.
  */
-import { workerData } from 'piscina'
-
 import { chooseCrypto } from '../crypto/choose.ts'
-import type { PoolWorkerData, TaskRequests } from './tasks.ts'
+import type { Implementation } from '../crypto/crypto.ts'
+import type { TaskRequests } from './tasks.ts'
 
-const { implementation } = workerData as PoolWorkerData
-const crypto = chooseCrypto(implementation, {
+/** The main thread names the implementation that it chose. */
+const [, , implementation] = process.argv
+const crypto = chooseCrypto(implementation as Implementation, {
   memoryLock: 'warn',
   // The main thread has said it already.
   log: () => undefined,
