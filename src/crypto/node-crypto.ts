@@ -14,7 +14,7 @@ import {
 
 import { KeyfoldError } from '../errors.ts'
 import { BATCH_NONCE_BYTES, NONCE_BYTES, type MessageSuite } from '../format/message.ts'
-import { KEY_TABLE_SLOTS, TICKETS_MAX } from '../limits.ts'
+import { BATCH_PARTS_MAX, KEY_TABLE_SLOTS, TICKETS_MAX } from '../limits.ts'
 import type {
   Crypto,
   Implementation,
@@ -193,6 +193,7 @@ class NodeCrypto implements Crypto {
     partFirstMessages: readonly number[],
   ): TicketHandle {
     const messageKey = this.#sealingKey(key)
+    assertParts(messages, partFirstMessages)
     if (this.#tickets.size >= TICKETS_MAX) throw new KeyfoldError('KEY_TABLE_FULL')
     const ticket: Ticket = {
       messageKey,
@@ -325,6 +326,14 @@ class NodeCrypto implements Crypto {
 
   #ticket(handle: TicketHandle): Ticket {
     return found(this.#tickets.get(handle))
+  }
+}
+
+/** The first part begins at 0, the others ascend, and none is empty. */
+function assertParts(messages: number, firsts: readonly number[]): void {
+  const ascend = firsts.every((first, i) => first > (firsts[i - 1] ?? -1) && first < messages)
+  if (firsts[0] !== 0 || !ascend || firsts.length > BATCH_PARTS_MAX) {
+    throw new KeyfoldError('INTERNAL', 'the parts of a batch do not fit it')
   }
 }
 

@@ -86,10 +86,15 @@ export function verifyBatchTag(
   packedOffset: number,
   packedEnd: number,
 ): boolean {
-  const header = decodePackedHeader(packed, packedOffset, packedEnd)
-  if (header.suite !== key.suite) return false
-  const expected = batchTag(key, contextHash, packed, packedOffset, packedEnd)
-  return timingSafeEqual(expected, packed.subarray(header.batchTagOffset, packedEnd))
+  try {
+    const header = decodePackedHeader(packed, packedOffset, packedEnd)
+    if (header.suite !== key.suite) return false
+    const expected = batchTag(key, contextHash, packed, packedOffset, packedEnd)
+    return timingSafeEqual(expected, packed.subarray(header.batchTagOffset, packedEnd))
+  } catch (error) {
+    if (error instanceof KeyfoldError && error.code === 'MESSAGE_MALFORMED') return false
+    throw error
+  }
 }
 
 export function openPackedMessages(request: PackedOpenRequest, key: MessageKey): number {
