@@ -8,6 +8,7 @@
 
 #include <cstring>
 
+#include "bytes.h"
 #include "cpu.h"
 #include "keys.h"
 #include "message_batch.h"
@@ -25,6 +26,9 @@ struct View {
   size_t len = 0;
 };
 
+// Whether a number can be an offset, a count or a handle. Not where it is NaN.
+bool IsSize(double number) { return number >= 0 && number < 9007199254740992.0; }
+
 class Arguments {
  public:
   Arguments(napi_env env, napi_callback_info info) : env_(env) {
@@ -40,7 +44,7 @@ class Arguments {
 
   size_t Size() {
     const double number = Number();
-    if (!(number >= 0 && number < 9007199254740992.0)) Fail();
+    if (!IsSize(number)) Fail();
     return ok_ ? static_cast<size_t>(number) : 0;
   }
 
@@ -91,7 +95,7 @@ class Arguments {
   }
 
   // A list of byte arrays.
-  size_t List(Bytes* list, size_t max) {
+  size_t List(Span* list, size_t max) {
     const napi_value array = Next();
     uint32_t length = 0;
     if (napi_get_array_length(env_, array, &length) != napi_ok || length > max) {
@@ -282,13 +286,15 @@ napi_value Usage(napi_env env, napi_callback_info info) {
 
 // Message keys.
 
+constexpr size_t kSuiteMax = 2;
+
 // createMessageKey(implementation, key, suite) -> handle
 napi_value CreateMessage(napi_env env, napi_callback_info info) {
   Arguments arguments(env, info);
   const AesGcm* gcm = arguments.Gcm();
   const Handle key = arguments.Size();
   const size_t suite = arguments.Size();
-  if (!arguments.ok()) return arguments.Misuse();
+  if (!arguments.ok() || suite > kSuiteMax) return arguments.Misuse();
   Handle handle = 0;
   const Status status = CreateMessageKey(*gcm, key, static_cast<uint8_t>(suite), &handle);
   return arguments.Return(status, static_cast<double>(handle));
@@ -301,7 +307,7 @@ napi_value OpenMessage(napi_env env, napi_callback_info info) {
   const Handle key = arguments.Size();
   const size_t suite = arguments.Size();
   const View commitment = arguments.Exactly(32);
-  if (!arguments.ok()) return arguments.Misuse();
+  if (!arguments.ok() || suite > kSuiteMax) return arguments.Misuse();
   Handle handle = 0;
   const Status status =
       OpenMessageKey(*gcm, key, static_cast<uint8_t>(suite), commitment.data, &handle);
@@ -346,8 +352,8 @@ napi_value Plan(napi_env env, napi_callback_info info) {
   Part parts[kPartsMax];
   size_t num_parts = 0;
   size_t bad_message = 0;
-  const Status status = PlanParts(parts, parts_max, &num_parts, {in.data, in.len, messages},
-                                  overhead, nil_allowed, &bad_message);
+  const Status status = PlanParts(parts, &num_parts, parts_max, {in.data, in.len, messages}, overhead,
+                                  nil_allowed, &bad_message);
   if (status == Status::kOk) WriteParts(reinterpret_cast<double*>(out.data), parts, num_parts);
   return arguments.Return(status, static_cast<double>(num_parts), bad_message);
 }
@@ -384,7 +390,7 @@ napi_value Scan(napi_env env, napi_callback_info info) {
   const View in = arguments.Range();
   const size_t messages = arguments.Size();
   const View context_hash = arguments.Exactly(32);
-  Bytes callers[kEntriesMax];
+  Span callers[kEntriesMax];
   const size_t num_callers = arguments.List(callers, kEntriesMax);
   const View entry_of = arguments.Array(napi_uint16_array);
   const size_t parts_max = arguments.Size();
@@ -404,8 +410,8 @@ napi_value Scan(napi_env env, napi_callback_info info) {
   size_t num_parts = 0;
   size_t bad_message = 0;
   const Status status = ScanMessages(
-      entries, &num_entries, reinterpret_cast<uint16_t*>(entry_of.data), parts, parts_max,
-      &num_parts, context_hash.data, callers, num_callers, {in.data, in.len, messages},
+      entries, &num_entries, reinterpret_cast<uint16_t*>(entry_of.data), parts, &num_parts,
+      parts_max, context_hash.data, callers, num_callers, {in.data, in.len, messages},
       &bad_message);
   if (status != Status::kOk) return arguments.Return(status, 0, bad_message);
   WriteParts(reinterpret_cast<double*>(parts_out.data), parts, num_parts);
@@ -443,7 +449,9 @@ napi_value Open(napi_env env, napi_callback_info info) {
   }
   Handle handles[kEntriesMax];
   for (size_t i = 0; i < keys.len; i++) {
-    handles[i] = static_cast<Handle>(reinterpret_cast<const double*>(keys.data)[i]);
+    const double key = reinterpret_cast<const double*>(keys.data)[i];
+    if (!IsSize(key)) return arguments.Misuse();
+    handles[i] = static_cast<Handle>(key);
   }
   size_t written = 0;
   size_t bad_message = 0;
@@ -460,7 +468,7 @@ napi_value Replace(napi_env env, napi_callback_info info) {
   const View out = arguments.Range();
   const View in = arguments.Range();
   const size_t messages = arguments.Size();
-  Bytes entries[kEntriesMax];
+  Span entries[kEntriesMax];
   const size_t num_entries = arguments.List(entries, kEntriesMax);
   const View entry_of = arguments.Array(napi_uint16_array);
   if (!arguments.ok() || entry_of.len < messages) return arguments.Misuse();
@@ -608,12 +616,13 @@ napi_value InsecureXaes(napi_env env, napi_callback_info info) {
       (seal ? out.len != in.len + overhead : out.len + overhead != in.len)) {
     return arguments.Misuse();
   }
+  Scratch scratch;
   XaesKey xaes;
   XaesInit(&xaes, *gcm, key.data);
   Status status = Status::kOk;
   if (seal) {
-    SealXaes(*gcm, out.data, suite, xaes, nonce.data, aad.data, aad.len, in.data, in.len);
-  } else if (!OpenXaes(*gcm, out.data, suite, xaes, nonce.data, aad.data, aad.len, in.data,
+    SealXaes(out.data, scratch.area(), *gcm, suite, xaes, nonce.data, aad.data, aad.len, in.data, in.len);
+  } else if (!OpenXaes(out.data, scratch.area(), *gcm, suite, xaes, nonce.data, aad.data, aad.len, in.data,
                        in.len)) {
     status = Status::kDecryptFailed;
   }
@@ -640,7 +649,7 @@ napi_value InsecureHkdf(napi_env env, napi_callback_info info) {
 napi_value Hash(napi_env env, napi_callback_info info) {
   Arguments arguments(env, info);
   const View out = arguments.Exactly(32);
-  Bytes chunks[kArgumentsMax];
+  Span chunks[kArgumentsMax];
   const size_t num_chunks = arguments.List(chunks, kArgumentsMax);
   if (!arguments.ok()) return arguments.Misuse();
   Sha256 hash;

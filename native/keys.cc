@@ -1,7 +1,11 @@
+// What keys are made from and what is made from them.
+
 #include "keys.h"
 
+#include <cstdlib>
 #include <cstring>
 
+#include "bytes.h"
 #include "wipe.h"
 
 namespace keyfold {
@@ -17,11 +21,11 @@ Status NewRaw(const AesGcm& gcm, const uint8_t key[kKeyBytes], Handle* handle) {
   if (status != Status::kOk) return status;
   std::memcpy(slot->key.key, key, kKeyBytes);
   XaesInit(&slot->key.xaes, gcm, key);
-  PublishSlot(slot);
+  UnpinSlot(slot);
   return Status::kOk;
 }
 
-// Derives the message key of `raw` into a slot of its own, not yet published.
+// Derives the message key of `raw` into a slot of its own, still pinned.
 Status NewMessageKey(const AesGcm& gcm, Handle raw, uint8_t suite, bool seals, Slot** slot,
                      Handle* handle) {
   if (suite != 1 && suite != 2) return Status::kMisuse;
@@ -38,14 +42,14 @@ Status NewMessageKey(const AesGcm& gcm, Handle raw, uint8_t suite, bool seals, S
   uint8_t info[sizeof(kLabelKey)];
   std::memcpy(info, kLabelKey, sizeof(kLabelKey) - 1);
   info[sizeof(kLabelKey) - 1] = suite;
-  bool expanded =
-      HkdfExpand(scratch->derived, kKeyBytes, scratch->prk, info, sizeof(info), &scratch->hkdf);
-  expanded = HkdfExpand(key->commitment, 32, scratch->prk,
-                        reinterpret_cast<const uint8_t*>(kLabelCommitment),
-                        sizeof(kLabelCommitment) - 1, &scratch->hkdf) &&
-             expanded;
+  const uint8_t* label = reinterpret_cast<const uint8_t*>(kLabelCommitment);
+  // They fail for outputs of more than 16,320 bytes only.
+  if (!HkdfExpand(scratch->derived, kKeyBytes, scratch->prk, info, sizeof(info), &scratch->hkdf) ||
+      !HkdfExpand(key->commitment, 32, scratch->prk, label, sizeof(kLabelCommitment) - 1, &scratch->hkdf)) {
+    std::abort();
+  }
   XaesInit(&key->xaes, gcm, scratch->derived);
-  return expanded ? Status::kOk : Status::kMisuse;
+  return Status::kOk;
 }
 
 }  // namespace
@@ -83,7 +87,7 @@ Status DeriveKey(const AesGcm& gcm, Handle key, const uint8_t* label, size_t lab
 Status CreateMessageKey(const AesGcm& gcm, Handle raw, uint8_t suite, Handle* handle) {
   Slot* slot;
   const Status status = NewMessageKey(gcm, raw, suite, true, &slot, handle);
-  if (status == Status::kOk) PublishSlot(slot);
+  if (status == Status::kOk) UnpinSlot(slot);
   return status;
 }
 
@@ -94,7 +98,7 @@ Status OpenMessageKey(const AesGcm& gcm, Handle raw, uint8_t suite, const uint8_
   if (status != Status::kOk) return status;
   const bool committed = EqualBytes(slot->key.commitment, commitment, 32);
   if (!committed) (void)ReleaseSlot(*handle);
-  PublishSlot(slot);
+  UnpinSlot(slot);
   return committed ? Status::kOk : Status::kDecryptFailed;
 }
 
@@ -115,10 +119,13 @@ Status WrapKey(const AesGcm& gcm, uint8_t* out, Handle wrapping_key, const uint8
 Status UnwrapKey(const AesGcm& gcm, Handle wrapping_key, const uint8_t* aad, size_t aad_len,
                  const uint8_t* wrapped, size_t wrapped_len, Handle* handle) {
   if (wrapped_len != kKeyBytes + kWrapOverheadBytes) return Status::kDecryptFailed;
+  Pin pin(wrapping_key, Kind::kRaw);
+  if (pin.slot() == nullptr) return Status::kStale;
   Scratch scratch;
-  const Status status =
-      UnwrapBytes(gcm, scratch->derived, wrapping_key, aad, aad_len, wrapped, wrapped_len);
-  if (status != Status::kOk) return status;
+  if (!OpenXaes(scratch->derived, scratch.area(), gcm, 1, pin.key()->xaes, wrapped, aad, aad_len,
+                wrapped + kXaesNonceBytes, wrapped_len - kXaesNonceBytes)) {
+    return Status::kDecryptFailed;
+  }
   return NewRaw(gcm, scratch->derived, handle);
 }
 
@@ -126,8 +133,9 @@ Status WrapBytes(const AesGcm& gcm, uint8_t* out, Handle wrapping_key, const uin
                  size_t aad_len, const uint8_t* in, size_t len) {
   Pin pin(wrapping_key, Kind::kRaw);
   if (pin.slot() == nullptr) return Status::kStale;
-  FillRandom(out, kXaesNonceBytes);
-  SealXaes(gcm, out + kXaesNonceBytes, 1, pin.key()->xaes, out, aad, aad_len, in, len);
+  Scratch scratch;
+  DrawNonce(out, kXaesNonceBytes);
+  SealXaes(out + kXaesNonceBytes, scratch.area(), gcm, 1, pin.key()->xaes, out, aad, aad_len, in, len);
   return Status::kOk;
 }
 
@@ -136,24 +144,21 @@ Status UnwrapBytes(const AesGcm& gcm, uint8_t* out, Handle wrapping_key, const u
   if (wrapped_len < kWrapOverheadBytes) return Status::kDecryptFailed;
   Pin pin(wrapping_key, Kind::kRaw);
   if (pin.slot() == nullptr) return Status::kStale;
-  const bool opened =
-      OpenXaes(gcm, out, 1, pin.key()->xaes, wrapped, aad, aad_len, wrapped + kXaesNonceBytes,
-               wrapped_len - kXaesNonceBytes);
+  Scratch scratch;
+  const bool opened = OpenXaes(out, scratch.area(), gcm, 1, pin.key()->xaes, wrapped, aad, aad_len,
+                               wrapped + kXaesNonceBytes, wrapped_len - kXaesNonceBytes);
   return opened ? Status::kOk : Status::kDecryptFailed;
 }
 
-void SealXaes(const AesGcm& gcm, uint8_t* out, uint8_t suite, const XaesKey& key,
-              const uint8_t nonce[kXaesNonceBytes], const uint8_t* aad, size_t aad_len,
-              const uint8_t* in, size_t len) {
-  Scratch scratch;
+void SealXaes(uint8_t* out, ScratchArea* scratch, const AesGcm& gcm, uint8_t suite, const XaesKey& key,
+              const uint8_t nonce[kXaesNonceBytes], const uint8_t* aad, size_t aad_len, const uint8_t* in,
+              size_t len) {
   XaesDerive(scratch->kx, gcm, key, nonce);
   gcm.init(&scratch->gcm, scratch->kx, len);
   GcmAad hashed;
   gcm.hash_aad(&hashed, &scratch->gcm, aad, aad_len);
   const uint8_t* tail = nonce + 12;
-  const uint32_t index = static_cast<uint32_t>(tail[8]) << 24 | static_cast<uint32_t>(tail[9]) << 16 |
-                         static_cast<uint32_t>(tail[10]) << 8 | tail[11];
-  GcmMessage message{in, out, len, index, false};
+  GcmMessage message{in, out, len, ReadU32(tail + 8), false};
   gcm.seal_many(&scratch->gcm, hashed, tail, &message, 1);
   if (suite == 2) {
     KcInit(scratch->x, gcm, key, nonce);
@@ -161,14 +166,13 @@ void SealXaes(const AesGcm& gcm, uint8_t* out, uint8_t suite, const XaesKey& key
   }
 }
 
-bool OpenXaes(const AesGcm& gcm, uint8_t* out, uint8_t suite, const XaesKey& key,
-              const uint8_t nonce[kXaesNonceBytes], const uint8_t* aad, size_t aad_len,
-              const uint8_t* sealed, size_t sealed_len) {
+bool OpenXaes(uint8_t* out, ScratchArea* scratch, const AesGcm& gcm, uint8_t suite, const XaesKey& key,
+              const uint8_t nonce[kXaesNonceBytes], const uint8_t* aad, size_t aad_len, const uint8_t* sealed,
+              size_t sealed_len) {
   const size_t overhead = SealedOverhead(suite);
   if (sealed_len < overhead) return false;
   const size_t len = sealed_len - overhead;
   const uint8_t* tail = nonce + 12;
-  Scratch scratch;
   if (suite == 2) {
     uint8_t kc[kKcBytes];
     KcInit(scratch->x, gcm, key, nonce);
@@ -182,9 +186,7 @@ bool OpenXaes(const AesGcm& gcm, uint8_t* out, uint8_t suite, const XaesKey& key
   gcm.init(&scratch->gcm, scratch->kx, len);
   GcmAad hashed;
   gcm.hash_aad(&hashed, &scratch->gcm, aad, aad_len);
-  const uint32_t index = static_cast<uint32_t>(tail[8]) << 24 | static_cast<uint32_t>(tail[9]) << 16 |
-                         static_cast<uint32_t>(tail[10]) << 8 | tail[11];
-  GcmMessage message{sealed, out, len, index, false};
+  GcmMessage message{sealed, out, len, ReadU32(tail + 8), false};
   gcm.open_many(&scratch->gcm, hashed, tail, &message, 1);
   return message.ok;
 }

@@ -44,13 +44,14 @@ inline constexpr size_t kWrapOverheadBytes = kXaesNonceBytes + kGcmTagBytes;
                                  size_t aad_len, const uint8_t* wrapped, size_t wrapped_len);
 
 // SealXaes and OpenXaes do one message under any 24-byte nonce: wrapping, and public vectors. `out` of SealXaes has
-// len + 16 bytes, and 32 more in suite 2.
-void SealXaes(const AesGcm& gcm, uint8_t* out, uint8_t suite, const XaesKey& key,
-              const uint8_t nonce[kXaesNonceBytes], const uint8_t* aad, size_t aad_len,
-              const uint8_t* in, size_t len);
-[[nodiscard]] bool OpenXaes(const AesGcm& gcm, uint8_t* out, uint8_t suite, const XaesKey& key,
-                            const uint8_t nonce[kXaesNonceBytes], const uint8_t* aad, size_t aad_len,
-                            const uint8_t* sealed, size_t sealed_len);
+// len + 16 bytes, and 32 more in suite 2. They use `gcm`, `kx` and `x` of the scratch.
+void SealXaes(uint8_t* out, ScratchArea* scratch, const AesGcm& gcm, uint8_t suite,
+              const XaesKey& key, const uint8_t nonce[kXaesNonceBytes], const uint8_t* aad,
+              size_t aad_len, const uint8_t* in, size_t len);
+[[nodiscard]] bool OpenXaes(uint8_t* out, ScratchArea* scratch, const AesGcm& gcm, uint8_t suite,
+                            const XaesKey& key, const uint8_t nonce[kXaesNonceBytes],
+                            const uint8_t* aad, size_t aad_len, const uint8_t* sealed,
+                            size_t sealed_len);
 
 // SealedOverhead is what sealing adds to a message: 16, or 48 in suite 2.
 inline size_t SealedOverhead(uint8_t suite) {

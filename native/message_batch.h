@@ -1,54 +1,20 @@
 // Batches of inline and detached messages (src/format/message.ts), walked as MessagePack byte strings from the
 // request and written as MessagePack byte strings into the response: no object per message on either side.
 //
-// Every function checks all lengths before it writes. `bad_message` receives the index of the element that made it
-// answer kMalformed or kTooLong.
+// Every function checks all lengths before it writes to `out`. `bad_message` receives the index of the element that
+// made it answer kMalformed or kTooLong; the number of elements, where there are bytes behind the last.
 
 #ifndef KEYFOLD_NATIVE_MESSAGE_BATCH_H_
 #define KEYFOLD_NATIVE_MESSAGE_BATCH_H_
 
-#include "keys.h"
+#include "key_table.h"
+#include "msgpack.h"
 
 namespace keyfold {
 
-inline constexpr size_t kMessageBytesMax = 16u << 20;
-inline constexpr size_t kBatchMessagesMax = 65536;
 inline constexpr size_t kEntriesMax = 256;
 inline constexpr uint16_t kEntryMalformed = 0xffff;
 inline constexpr uint16_t kEntryUnknown = 0xfffe;
-
-struct Bytes {
-  const uint8_t* data;
-  size_t len;
-};
-
-// Elements is `count` MessagePack byte strings that fill [data, data + len) exactly.
-struct Elements {
-  const uint8_t* data;
-  size_t len;
-  size_t count;
-};
-
-// Walker steps over elements.
-class Walker {
- public:
-  explicit Walker(const Elements& elements, bool nil_allowed)
-      : at_(elements.data), end_(elements.data + elements.len), nil_allowed_(nil_allowed) {}
-
-  // Next reads one element; false where it is not a byte string (or nil, where allowed) or runs past the end.
-  [[nodiscard]] bool Next(Bytes* element, bool* nil);
-  const uint8_t* at() const { return at_; }
-  bool AtEnd() const { return at_ == end_; }
-
- private:
-  const uint8_t* at_;
-  const uint8_t* end_;
-  bool nil_allowed_;
-};
-
-// ElementHeadBytes is the length of the smallest head of a byte string; WriteElementHead writes it.
-inline size_t ElementHeadBytes(size_t len) { return len < 0x100 ? 2 : len < 0x10000 ? 3 : 5; }
-uint8_t* WriteElementHead(uint8_t* out, size_t len);
 
 // Part is a slice of a batch for one worker.
 struct Part {
@@ -60,44 +26,41 @@ struct Part {
   size_t output_bytes;
 };
 
-// PlanParts cuts a batch into at most max_parts slices of about the same length; `overhead` is what the form adds to a
-// message.
-[[nodiscard]] Status PlanParts(Part* parts, size_t max_parts, size_t* num_parts, const Elements& in,
-                               size_t overhead, bool nil_allowed, size_t* bad_message);
+// PlanParts cuts a batch into at most max_parts slices of about the same length (at least 1 and at most kPartsMax);
+// `overhead` is what the form adds to a message.
+[[nodiscard]] Status PlanParts(Part* parts, size_t* num_parts, size_t max_parts, const Elements& in, size_t overhead,
+                               bool nil_allowed, size_t* bad_message);
 
 // SealBatch seals every element under `key`, which must be a message key that seals, with an R of its own. An empty
 // key entry means detached messages.
-[[nodiscard]] Status SealBatch(uint8_t* out, size_t out_len, size_t* written, const AesGcm& gcm,
-                               Handle key, const uint8_t context_hash[32], const Bytes& key_entry,
-                               bool nil_allowed, const Elements& in, size_t* bad_message);
+[[nodiscard]] Status SealBatch(uint8_t* out, size_t out_len, size_t* written, const AesGcm& gcm, Handle key,
+                               const uint8_t context_hash[32], const Span& key_entry, bool nil_allowed,
+                               const Elements& in, size_t* bad_message);
 
 // NamedEntry is a distinct pair of suite and key entry that messages of a batch name.
 struct NamedEntry {
   uint8_t suite;
-  Bytes key_entry;
+  Span key_entry;
   uint32_t num_messages;
   uint8_t cache_id[32];  // SHA-256(suite ‖ key entry ‖ context hash)
 };
 
 // ScanMessages finds the entries that the messages name, and plans slices as PlanParts does. entry_of[i] is an index,
-// kEntryMalformed, or kEntryUnknown for a detached message that points to none of `callers`.
-[[nodiscard]] Status ScanMessages(NamedEntry entries[kEntriesMax], size_t* num_entries,
-                                  uint16_t* entry_of, Part* parts, size_t max_parts,
-                                  size_t* num_parts, const uint8_t context_hash[32],
-                                  const Bytes* callers, size_t num_callers, const Elements& in,
-                                  size_t* bad_message);
+// kEntryMalformed, or kEntryUnknown for a detached message that points to none of `callers`: at most kEntriesMax, of at
+// least 32 bytes each. kTooManyEntries where more than kEntriesMax are named.
+[[nodiscard]] Status ScanMessages(NamedEntry entries[kEntriesMax], size_t* num_entries, uint16_t* entry_of,
+                                  Part* parts, size_t* num_parts, size_t max_parts, const uint8_t context_hash[32],
+                                  const Span* callers, size_t num_callers, const Elements& in, size_t* bad_message);
 
 // OpenBatch opens every element with the key of its entry; keys[i] == 0 means that there is none. A message that has
-// no key or does not open becomes nil; failures[i] says which did not open.
-[[nodiscard]] Status OpenBatch(uint8_t* out, size_t out_len, size_t* written, uint8_t* failures,
-                               const AesGcm& gcm, const Handle* keys, size_t num_keys,
-                               const uint16_t* entry_of, const uint8_t context_hash[32],
-                               const Elements& in, size_t* bad_message);
+// no key or does not open becomes nil; failures[i] says which did not open. `out` must have room for all that may open.
+[[nodiscard]] Status OpenBatch(uint8_t* out, size_t out_len, size_t* written, uint8_t* failures, const AesGcm& gcm,
+                               const Handle* keys, size_t num_keys, const uint16_t* entry_of,
+                               const uint8_t context_hash[32], const Elements& in, size_t* bad_message);
 
 // ReplaceKeyEntries copies inline messages with other key entries. An empty entry makes its messages nil.
-[[nodiscard]] Status ReplaceKeyEntries(uint8_t* out, size_t out_len, size_t* written,
-                                       const Bytes* key_entries, size_t num_entries,
-                                       const uint16_t* entry_of, const Elements& in,
+[[nodiscard]] Status ReplaceKeyEntries(uint8_t* out, size_t out_len, size_t* written, const Span* key_entries,
+                                       size_t num_entries, const uint16_t* entry_of, const Elements& in,
                                        size_t* bad_message);
 
 }  // namespace keyfold

@@ -46,6 +46,7 @@ const STATUS_CODES: readonly (ErrorCode | undefined)[] = [
   'DECRYPT_FAILED',
   'LIMIT_EXCEEDED',
   'INTERNAL',
+  'MESSAGE_MALFORMED',
 ]
 const STATUS_MALFORMED = 1
 const STATUS_TOO_LONG = 2
