@@ -31,7 +31,7 @@ struct alignas(64) AesKey {
 inline constexpr size_t kGcmPowersMax = 36;
 
 // GcmKey is an AesKey with the powers of H that the kernels need, in their own representation. Only the
-// implementation that made it can use it.
+// implementation that made it can use it, and only one thread at a time, since any call may add powers.
 struct alignas(64) GcmKey {
   AesKey aes;
   // H^36 first and H^1 last, then zeros: a vector that begins at H^1 reads three powers too many.

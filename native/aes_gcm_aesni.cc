@@ -67,8 +67,6 @@ alignas(32) constexpr uint8_t kOnesThenZeros[32] = {0xff, 0xff, 0xff, 0xff, 0xff
 struct Vector128 {
   using Vec = __m128i;
   static constexpr size_t kLanes = 1;
-  // Sixteen registers are not enough.
-  static constexpr bool kHoldsCiphertext = false;
 
   static KEYFOLD_INLINE Vec Zero() { return _mm_setzero_si128(); }
   static KEYFOLD_INLINE Vec Load(const uint8_t* in) { return LoadBlock(in); }
@@ -100,6 +98,7 @@ struct Vector128 {
 
   static KEYFOLD_INLINE Vec Xor(Vec a, Vec b) { return _mm_xor_si128(a, b); }
   static KEYFOLD_INLINE Vec Xor3(Vec a, Vec b, Vec c) { return _mm_xor_si128(_mm_xor_si128(a, b), c); }
+  static KEYFOLD_INLINE void Pin(Vec* x) { __asm__("" : "+x"(*x)); }
   static KEYFOLD_INLINE Vec SwapHalves(Vec x) { return _mm_shuffle_epi32(x, 0x4e); }
   static KEYFOLD_INLINE Vec ShuffleBytes(Vec x, Vec order) { return _mm_shuffle_epi8(x, order); }
   static KEYFOLD_INLINE Vec AesRound(Vec x, Vec key) { return _mm_aesenc_si128(x, key); }
@@ -112,6 +111,9 @@ struct Vector128 {
   static KEYFOLD_INLINE Vec Word3(uint32_t word) { return _mm_set_epi32(static_cast<int>(word), 0, 0, 0); }
   static KEYFOLD_INLINE Vec LaneWord3(uint32_t word) { return Word3(word); }
   static KEYFOLD_INLINE Vec AddWord3(Vec a, Vec b) { return _mm_add_epi32(a, b); }
+  static KEYFOLD_INLINE Vec WithIndex(Vec counters, uint32_t index) {
+    return _mm_insert_epi32(counters, static_cast<int>(index), 2);
+  }
   static KEYFOLD_INLINE Vec WithIndices(__m128i nonce, const uint32_t* indices) {
     return _mm_insert_epi32(nonce, static_cast<int>(indices[0]), 2);
   }

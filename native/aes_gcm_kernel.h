@@ -16,7 +16,7 @@
 // bit-reflected elements need no shift (Gueron and Kounavis, "Intel Carry-Less Multiplication Instruction and its
 // Usage for Computing the GCM Mode", and its form in Linux's aes-gcm-vaes-avx512.S by Biggers).
 //
-// A kernel's Vector has: Vec, kLanes, kHoldsCiphertext, and the static functions used below.
+// A kernel's Vector has: Vec, kLanes, and the static functions used below.
 
 #ifndef KEYFOLD_NATIVE_AES_GCM_KERNEL_H_
 #define KEYFOLD_NATIVE_AES_GCM_KERNEL_H_
@@ -144,6 +144,10 @@ struct Kernel {
     product->low = Vector::Xor(product->low, Vector::template Multiply<0x00>(x, power));
     product->high = Vector::Xor(product->high, Vector::template Multiply<0x11>(x, power));
     product->sums = Vector::Xor(product->sums, Vector::template Multiply<0x00>(x_sums, power_sums));
+    // Otherwise the compiler adds everything up at the end, for which there are not enough registers.
+    Vector::Pin(&product->low);
+    Vector::Pin(&product->high);
+    Vector::Pin(&product->sums);
   }
 
   static KEYFOLD_INLINE Vec Reduce(const Product& product) {
@@ -223,8 +227,8 @@ struct Kernel {
   }
 
   // LastRound encrypts or decrypts `in`: AES's last step adds a key, so adding both at once is the same.
-  static KEYFOLD_INLINE Vec LastRound(Vec x, Vec in, const GcmKey& key) {
-    return Vector::AesLastRound(x, Vector::Xor(in, RoundKey(key, kRounds)));
+  static KEYFOLD_INLINE Vec LastRound(Vec x, Vec in, Vec last_key) {
+    return Vector::AesLastRound(x, Vector::Xor(in, last_key));
   }
 
   static KEYFOLD_INLINE Vec ReverseBlocks(Vec x) {
@@ -250,15 +254,27 @@ struct Kernel {
     size_t num_messages;
   };
 
-  static KEYFOLD_INLINE Vec CountersOf(const Group& group, uint32_t index, uint32_t counter) {
-    const __m128i block = _mm_insert_epi32(LoadBlock(group.nonce), static_cast<int>(index), 2);
-    return Vector::AddWord3(Vector::Broadcast(block), Vector::LaneWord3(counter));
+  // CountersFrom makes the counter blocks of message index 0 from `counter` on, one in each lane.
+  static KEYFOLD_INLINE Vec CountersFrom(const Group& group, uint32_t counter) {
+    return Vector::AddWord3(Vector::Broadcast(LoadBlock(group.nonce)), Vector::LaneWord3(counter));
   }
 
   static KEYFOLD_INLINE Vec AadState(const Group& group) { return Vector::FirstLane(LoadBlock(group.aad_state)); }
 
-  // Sort fills in messages, indices and lengths. It returns how many messages each class has.
-  static KEYFOLD_INLINE void Sort(Group* group, GcmMessage* messages, uint64_t aad_len, size_t (&counts)[kClasses]) {
+  // Arrange fills in messages, indices and lengths, sorted by class. It sets how many messages each class has.
+  static KEYFOLD_INLINE void Arrange(Group* group, GcmMessage* messages, uint64_t aad_len, size_t len_min,
+                                     size_t len_max, size_t (&counts)[kClasses]) {
+    if (ClassOf(len_min) == ClassOf(len_max)) {
+      counts[ClassOf(len_max)] = group->num_messages;
+      for (size_t i = 0; i < group->num_messages; ++i) Place(group, &messages[i], aad_len, i);
+    } else {
+      Sort(group, messages, aad_len, counts);
+    }
+    for (size_t i = 0; i < kLanes; ++i) group->indices[group->num_messages + i] = 0;
+  }
+
+  static KEYFOLD_NOINLINE void Sort(Group* group, GcmMessage* messages, uint64_t aad_len,
+                                    size_t (&counts)[kClasses]) {
     uint8_t classes[kGcmGroup];
     for (size_t i = 0; i < group->num_messages; ++i) {
       classes[i] = static_cast<uint8_t>(ClassOf(messages[i].len));
@@ -270,14 +286,14 @@ struct Kernel {
       places[c] = place;
       place += counts[c];
     }
-    for (size_t i = 0; i < group->num_messages; ++i) {
-      const size_t at = places[classes[i]]++;
-      group->messages[at] = &messages[i];
-      group->indices[at] = messages[i].index;
-      group->lengths[at][0] = static_cast<uint64_t>(messages[i].len) * 8;
-      group->lengths[at][1] = aad_len * 8;
-    }
-    for (size_t i = 0; i < kLanes; ++i) group->indices[group->num_messages + i] = 0;
+    for (size_t i = 0; i < group->num_messages; ++i) Place(group, &messages[i], aad_len, places[classes[i]]++);
+  }
+
+  static KEYFOLD_INLINE void Place(Group* group, GcmMessage* message, uint64_t aad_len, size_t at) {
+    group->messages[at] = message;
+    group->indices[at] = message->index;
+    group->lengths[at][0] = static_cast<uint64_t>(message->len) * 8;
+    group->lengths[at][1] = aad_len * 8;
   }
 
   static KEYFOLD_INLINE size_t ClassOf(size_t len) {
@@ -311,120 +327,175 @@ struct Kernel {
   // How many tails of a length fill the pipeline.
   static constexpr size_t TailsAtOnce(size_t vectors) { return kBulkVectors / vectors; }
 
-  // FinishTags multiplies in the lengths and masks the sums: the tags of kMessages messages from `position` on.
-  template <size_t kMessages, size_t kFinish>
-  static KEYFOLD_INLINE void FinishTags(Vec (&tags)[kFinish], const Group& group, const GcmKey& key,
-                                        size_t position, const Product (&products)[kMessages]) {
-    Vec parts[kMessages];
-    Vec low[kFinish], high[kFinish], sums[kFinish];
-    Repeat<kMessages>(KEYFOLD_STEP(m) { parts[m] = products[m].low; });
-    Vector::SumLanes(low, parts);
-    Repeat<kMessages>(KEYFOLD_STEP(m) { parts[m] = products[m].high; });
-    Vector::SumLanes(high, parts);
-    Repeat<kMessages>(KEYFOLD_STEP(m) { parts[m] = products[m].sums; });
-    Vector::SumLanes(sums, parts);
-    const Vec h = Vector::Broadcast(LoadBlock(key.h_powers + PowerOffset(1)));
-    const Vec h_sums = Vector::Broadcast(LoadBlock(key.h_sums + PowerOffset(1)));
-    Repeat<kFinish>(KEYFOLD_STEP(f) {
-      const size_t at = position + f * kLanes;
-      Product product = {low[f], high[f], sums[f]};
-      MultiplyAdd(&product, Vector::Load(reinterpret_cast<const uint8_t*>(group.lengths[at])), h, h_sums);
-      tags[f] = Vector::Xor(ReverseBlocks(Reduce(product)), Vector::Load(group.masks + at * kAesBlockBytes));
-    });
-  }
-
-  // Tails seals or opens the messages from `position` up to `end`, at most kMessages of them, from their byte
-  // `offset` on, where GHASH's state is `y`. If there are fewer, the last one is computed again for nothing.
-  template <Operation kOperation, size_t kVectors, size_t kMessages>
-  static KEYFOLD_NOINLINE void Tails(const Group& group, const GcmKey& key, size_t position, size_t end,
-                                     size_t offset, Vec y) {
-    constexpr size_t kCount = kMessages * kVectors;
-    constexpr size_t kFinish = (kMessages + kLanes - 1) / kLanes;
-    constexpr size_t kLast = kVectors - 1;
+  // Unit is kMessages tails that are worked on together. Message m has the vectors from m * kVectors on.
+  template <size_t kVectors, size_t kMessages>
+  struct Unit {
+    static constexpr size_t kCount = kVectors * kMessages;
+    static constexpr size_t kTagVectors = (kMessages + kLanes - 1) / kLanes;
+    // AES states, then what comes out.
     Vec x[kCount];
     Vec in[kCount];
+    Product products[kMessages];
     size_t last_len[kMessages];
     size_t power_offset[kMessages];
-    Product products[kMessages];
+    size_t position;
+  };
+
+  // StartUnit takes the messages from `position` up to `end`, from their byte `offset` on. If there are fewer than
+  // kMessages, the last one is computed again for nothing.
+  template <size_t kVectors, size_t kMessages>
+  static KEYFOLD_INLINE void StartUnit(Unit<kVectors, kMessages>* unit, const Group& group, const GcmKey& key,
+                                       size_t position, size_t end, size_t offset) {
+    constexpr size_t kLast = kVectors - 1;
+    const Vec first_counters =
+        CountersFrom(group, kFirstCounter + static_cast<uint32_t>(offset / kAesBlockBytes));
+    unit->position = position;
     Repeat<kMessages>(KEYFOLD_STEP(m) {
       const size_t at = position + m < end ? position + m : end - 1;
       const GcmMessage& message = *group.messages[at];
       const size_t len = message.len - offset;
-      last_len[m] = len - kLast * kVectorBytes;
-      power_offset[m] = PowerOffset(BlocksIn(len) + 1);
-      products[m] = Zero();
-      Vec counters =
-          CountersOf(group, group.indices[at], kFirstCounter + static_cast<uint32_t>(offset / kAesBlockBytes));
+      unit->last_len[m] = len - kLast * kVectorBytes;
+      unit->power_offset[m] = PowerOffset(BlocksIn(len) + 1);
+      unit->products[m] = Zero();
+      Vec counters = Vector::WithIndex(first_counters, group.indices[at]);
       Repeat<kVectors>(KEYFOLD_STEP(v) {
-        x[m * kVectors + v] = FirstRound(counters, key);
+        unit->x[m * kVectors + v] = FirstRound(counters, key);
         counters = Vector::AddWord3(counters, Vector::Word3(kLanes));
         const uint8_t* const from = message.in + offset + v * kVectorBytes;
-        in[m * kVectors + v] = v == kLast ? Vector::LoadPartial(from, last_len[m]) : Vector::Load(from);
+        unit->in[m * kVectors + v] =
+            v == kLast ? Vector::LoadPartial(from, unit->last_len[m]) : Vector::Load(from);
       });
     });
-
-    const auto hash = KEYFOLD_STEP(i) {
-      constexpr size_t kMessage = i / kVectors;
-      constexpr size_t kVector = i % kVectors;
-      Vec blocks = ReverseBlocks(in[i]);
-      if constexpr (kVector == 0) blocks = Vector::Xor(blocks, y);
-      MultiplyAddPower(&products[kMessage], blocks, key, power_offset[kMessage] + kVector * kVectorBytes);
-    };
-    Vec tags[kFinish];
-
-    if constexpr (kOperation == Operation::kSeal) {
-      MiddleRounds(x, key, [](auto) {});
-      Repeat<kCount>(KEYFOLD_STEP(i) {
-        constexpr size_t kMessage = i / kVectors;
-        constexpr size_t kVector = i % kVectors;
-        in[i] = LastRound(x[i], in[i], key);
-        if (kVector == kLast) in[i] = Vector::KeepBytes(in[i], last_len[kMessage]);
-      });
-      Repeat<kMessages>(KEYFOLD_STEP(m) {
-        if (position + m < end) StoreTail<kVectors, m>(in, *group.messages[position + m], offset, last_len[m]);
-      });
-      Repeat<kCount>(hash);
-      FinishTags(tags, group, key, position, products);
-      Repeat<kMessages>(KEYFOLD_STEP(m) {
-        if (position + m >= end) return;
-        const GcmMessage& message = *group.messages[position + m];
-        StoreBlock(message.out + message.len, Vector::template Lane<m % kLanes>(tags[m / kLanes]));
-      });
-    } else {
-      MiddleRounds(x, key, KEYFOLD_STEP(r) {
-        if constexpr (r < kCount) hash(r);
-        if constexpr (r == (kCount < kRounds - 2 ? kCount : kRounds - 2)) {
-          FinishTags(tags, group, key, position, products);
-        }
-      });
-      Repeat<kCount>(KEYFOLD_STEP(i) { x[i] = LastRound(x[i], in[i], key); });
-      // Plaintext has been in registers until here.
-      Repeat<kMessages>(KEYFOLD_STEP(m) {
-        if (position + m >= end) return;
-        GcmMessage& message = *group.messages[position + m];
-        const __m128i tag = Vector::template Lane<m % kLanes>(tags[m / kLanes]);
-        const __m128i difference = _mm_xor_si128(tag, LoadBlock(message.in + message.len));
-        message.ok = _mm_testz_si128(difference, difference) != 0;
-        if (message.ok) {
-          StoreTail<kVectors, m>(x, message, offset, last_len[m]);
-        } else {
-          std::memset(message.out, 0, message.len);
-        }
-      });
-    }
   }
 
-  template <size_t kVectors, size_t kMessage, size_t kCount>
-  static KEYFOLD_INLINE void StoreTail(const Vec (&x)[kCount], const GcmMessage& message, size_t offset,
-                                       size_t last_len) {
+  // HashStep adds one vector of ciphertext to GHASH, whose state before each message is `y`.
+  template <size_t kStep, size_t kVectors, size_t kMessages, class Ciphertext>
+  static KEYFOLD_INLINE void HashStep(Unit<kVectors, kMessages>* unit, const Ciphertext& ciphertext, const GcmKey& key,
+                                      Vec y) {
+    constexpr size_t kMessage = kStep / kVectors;
+    constexpr size_t kVector = kStep % kVectors;
+    Vec blocks = ReverseBlocks(ciphertext[kStep]);
+    if constexpr (kVector == 0) blocks = Vector::Xor(blocks, y);
+    MultiplyAddPower(&unit->products[kMessage], blocks, key, unit->power_offset[kMessage] + kVector * kVectorBytes);
+  }
+
+  // FinishTags multiplies in the lengths and masks the sums.
+  template <size_t kVectors, size_t kMessages, size_t kTagVectors>
+  static KEYFOLD_INLINE void FinishTags(Vec (&tags)[kTagVectors], const Unit<kVectors, kMessages>& unit,
+                                        const Group& group, const GcmKey& key) {
+    Vec parts[kMessages];
+    Vec low[kTagVectors], high[kTagVectors], sums[kTagVectors];
+    Repeat<kMessages>(KEYFOLD_STEP(m) { parts[m] = unit.products[m].low; });
+    Vector::SumLanes(low, parts);
+    Repeat<kMessages>(KEYFOLD_STEP(m) { parts[m] = unit.products[m].high; });
+    Vector::SumLanes(high, parts);
+    Repeat<kMessages>(KEYFOLD_STEP(m) { parts[m] = unit.products[m].sums; });
+    Vector::SumLanes(sums, parts);
+    const Vec h = Vector::Broadcast(LoadBlock(key.h_powers + PowerOffset(1)));
+    const Vec h_sums = Vector::Broadcast(LoadBlock(key.h_sums + PowerOffset(1)));
+    Repeat<kTagVectors>(KEYFOLD_STEP(t) {
+      const size_t at = unit.position + t * kLanes;
+      Product product = {low[t], high[t], sums[t]};
+      MultiplyAdd(&product, Vector::Load(reinterpret_cast<const uint8_t*>(group.lengths[at])), h, h_sums);
+      tags[t] = Vector::Xor(ReverseBlocks(Reduce(product)), Vector::Load(group.masks + at * kAesBlockBytes));
+    });
+  }
+
+  template <size_t kMessage, size_t kVectors, size_t kMessages>
+  static KEYFOLD_INLINE void StoreTail(const Unit<kVectors, kMessages>& unit, const GcmMessage& message,
+                                       size_t offset) {
     Repeat<kVectors>(KEYFOLD_STEP(v) {
       uint8_t* const to = message.out + offset + v * kVectorBytes;
       if constexpr (v == kVectors - 1) {
-        Vector::StorePartial(to, x[kMessage * kVectors + v], last_len);
+        Vector::StorePartial(to, unit.x[kMessage * kVectors + v], unit.last_len[kMessage]);
       } else {
-        Vector::Store(to, x[kMessage * kVectors + v]);
+        Vector::Store(to, unit.x[kMessage * kVectors + v]);
       }
     });
+  }
+
+  // FinishSeal ends the encryption of a unit, leaves its ciphertext in x, and stores it.
+  template <size_t kVectors, size_t kMessages>
+  static KEYFOLD_INLINE void FinishSeal(Unit<kVectors, kMessages>* unit, const Group& group, const GcmKey& key,
+                                        size_t end, size_t offset) {
+    const Vec last_key = RoundKey(key, kRounds);
+    Repeat<kVectors * kMessages>(KEYFOLD_STEP(i) { unit->x[i] = LastRound(unit->x[i], unit->in[i], last_key); });
+    Repeat<kMessages>(KEYFOLD_STEP(m) {
+      if (unit->position + m < end) StoreTail<m>(*unit, *group.messages[unit->position + m], offset);
+      Vec* const last = &unit->x[m * kVectors + kVectors - 1];
+      *last = Vector::KeepBytes(*last, unit->last_len[m]);
+    });
+  }
+
+  template <size_t kVectors, size_t kMessages>
+  static KEYFOLD_INLINE void StoreTags(const Unit<kVectors, kMessages>& unit, const Group& group, const GcmKey& key,
+                                       size_t end) {
+    Vec tags[Unit<kVectors, kMessages>::kTagVectors];
+    FinishTags(tags, unit, group, key);
+    Repeat<kMessages>(KEYFOLD_STEP(m) {
+      if (unit.position + m >= end) return;
+      const GcmMessage& message = *group.messages[unit.position + m];
+      StoreBlock(message.out + message.len, Vector::template Lane<m % kLanes>(tags[m / kLanes]));
+    });
+  }
+
+  // SealTails seals whole messages, and hashes each unit while it encrypts the next.
+  template <size_t kVectors, size_t kMessages>
+  static KEYFOLD_NOINLINE void SealTails(const Group& group, const GcmKey& key, size_t position, size_t end) {
+    constexpr size_t kCount = kVectors * kMessages;
+    const Vec y = AadState(group);
+    Unit<kVectors, kMessages> sealed;
+    StartUnit(&sealed, group, key, position, end, 0);
+    MiddleRounds(sealed.x, key, [](auto) {});
+    FinishSeal(&sealed, group, key, end, 0);
+    for (position += kMessages; position < end; position += kMessages) {
+      Unit<kVectors, kMessages> unit;
+      StartUnit(&unit, group, key, position, end, 0);
+      MiddleRounds(unit.x, key, KEYFOLD_STEP(r) {
+        if constexpr (r < kCount) HashStep<r>(&sealed, sealed.x, key, y);
+        if constexpr (r == kCount) StoreTags(sealed, group, key, end);
+      });
+      FinishSeal(&unit, group, key, end, 0);
+      sealed = unit;
+    }
+    Repeat<kCount>(KEYFOLD_STEP(i) { HashStep<i>(&sealed, sealed.x, key, y); });
+    StoreTags(sealed, group, key, end);
+  }
+
+  // OpenUnit opens messages from their byte `offset` on, where GHASH's state is `y`. Plaintext stays in registers
+  // until the tag of its message has matched.
+  template <size_t kVectors, size_t kMessages>
+  static KEYFOLD_INLINE void OpenUnit(const Group& group, const GcmKey& key, size_t position, size_t end,
+                                      size_t offset, Vec y) {
+    constexpr size_t kCount = kVectors * kMessages;
+    const Vec last_key = RoundKey(key, kRounds);
+    Unit<kVectors, kMessages> unit;
+    Vec tags[Unit<kVectors, kMessages>::kTagVectors];
+    StartUnit(&unit, group, key, position, end, offset);
+    MiddleRounds(unit.x, key, KEYFOLD_STEP(r) {
+      if constexpr (r < kCount) HashStep<r>(&unit, unit.in, key, y);
+      if constexpr (r == kCount) FinishTags(tags, unit, group, key);
+    });
+    Repeat<kCount>(KEYFOLD_STEP(i) { unit.x[i] = LastRound(unit.x[i], unit.in[i], last_key); });
+    Repeat<kMessages>(KEYFOLD_STEP(m) {
+      if (position + m >= end) return;
+      GcmMessage& message = *group.messages[position + m];
+      const __m128i tag = Vector::template Lane<m % kLanes>(tags[m / kLanes]);
+      const __m128i difference = _mm_xor_si128(tag, LoadBlock(message.in + message.len));
+      message.ok = _mm_testz_si128(difference, difference) != 0;
+      if (message.ok) {
+        StoreTail<m>(unit, message, offset);
+      } else if (message.len != 0) {
+        std::memset(message.out, 0, message.len);
+      }
+    });
+  }
+
+  template <size_t kVectors, size_t kMessages>
+  static KEYFOLD_NOINLINE void OpenTails(const Group& group, const GcmKey& key, size_t position, size_t end) {
+    for (; position < end; position += kMessages) {
+      OpenUnit<kVectors, kMessages>(group, key, position, end, 0, AadState(group));
+    }
   }
 
   // --- Long messages ---
@@ -436,14 +507,16 @@ struct Kernel {
     });
   }
 
-  // HashBulkStep is a fourteenth of hashing kBulkVectors vectors that load(i) gives; the last one updates `y`.
+  // HashBulkStep is a step in hashing the kBulkVectors vectors that load(i) gives; the last one updates `y`. The
+  // first vector comes last, since it waits for the `y` of the bulk before.
   template <size_t kStep, class Load>
   static KEYFOLD_INLINE void HashBulkStep(Product* product, Vec* y, const GcmKey& key, Load load) {
     if constexpr (kStep == 0) *product = Zero();
     if constexpr (kStep < kBulkVectors) {
-      Vec blocks = ReverseBlocks(load(std::integral_constant<size_t, kStep>{}));
-      if constexpr (kStep == 0) blocks = Vector::Xor(blocks, *y);
-      MultiplyAddPower(product, blocks, key, PowerOffset(kBulkBlocks) + kStep * kVectorBytes);
+      constexpr size_t kVector = (kStep + 1) % kBulkVectors;
+      Vec blocks = ReverseBlocks(load(std::integral_constant<size_t, kVector>{}));
+      if constexpr (kVector == 0) blocks = Vector::Xor(blocks, *y);
+      MultiplyAddPower(product, blocks, key, PowerOffset(kBulkBlocks) + kVector * kVectorBytes);
     }
     if constexpr (kStep == kBulkVectors) *y = SumToFirstLane(Reduce(*product));
   }
@@ -461,110 +534,122 @@ struct Kernel {
     Repeat<kBulkVectors + 1>(KEYFOLD_STEP(i) { HashBulkStep<i>(&product, y, key, load); });
   }
 
-  // SealBulks hashes each bulk while it encrypts the next. It returns GHASH's state.
-  static KEYFOLD_INLINE Vec SealBulks(const uint8_t* in, uint8_t* out, size_t bulks, Vec counters, Vec y,
-                                      const GcmKey& key) {
+  // SealLong hashes each bulk while it encrypts the next, and the last one while it encrypts the tail.
+  template <size_t kVectors>
+  static KEYFOLD_NOINLINE void SealLong(const Group& group, const GcmKey& key, size_t position) {
+    const GcmMessage& message = *group.messages[position];
+    const size_t offset = BulkBytesOf(message.len);
+    const Vec last_key = RoundKey(key, kRounds);
+    const uint8_t* in = message.in;
+    uint8_t* out = message.out;
+    Vec counters = Vector::WithIndex(CountersFrom(group, kFirstCounter), message.index);
+    Vec y = AadState(group);
     Vec x[kBulkVectors];
-    Vec sealed[kBulkVectors];
+    Product product;
+    // The ciphertext just written: to hold it in registers would take those of the round keys.
+    const auto load = KEYFOLD_STEP(i) { return Vector::Load(out - kBulkBytes + i * kVectorBytes); };
     const auto finish = KEYFOLD_STEP(i) {
-      sealed[i] = LastRound(x[i], Vector::Load(in + i * kVectorBytes), key);
-      Vector::Store(out + i * kVectorBytes, sealed[i]);
-    };
-    const auto load = KEYFOLD_STEP(i) {
-      if constexpr (Vector::kHoldsCiphertext) {
-        return sealed[i];
-      } else {
-        return Vector::Load(out - kBulkBytes + i * kVectorBytes);
-      }
+      Vector::Store(out + i * kVectorBytes, LastRound(x[i], Vector::Load(in + i * kVectorBytes), last_key));
     };
     NextStates(x, &counters, key);
     MiddleRounds(x, key, [](auto) {});
     Repeat<kBulkVectors>(finish);
-    for (size_t bulk = 1; bulk < bulks; ++bulk) {
+    for (size_t done = kBulkBytes; done < offset; done += kBulkBytes) {
       in += kBulkBytes;
       out += kBulkBytes;
       NextStates(x, &counters, key);
-      Product product;
       MiddleRounds(x, key, KEYFOLD_STEP(r) { HashBulkStep<r>(&product, &y, key, load); });
       Repeat<kBulkVectors>(finish);
     }
     out += kBulkBytes;
-    HashBulk(&y, key, load);
-    return y;
+    Unit<kVectors, 1> tail;
+    StartUnit(&tail, group, key, position, position + 1, offset);
+    MiddleRounds(tail.x, key, KEYFOLD_STEP(r) { HashBulkStep<r>(&product, &y, key, load); });
+    FinishSeal(&tail, group, key, position + 1, offset);
+    Repeat<kVectors>(KEYFOLD_STEP(i) { HashStep<i>(&tail, tail.x, key, y); });
+    StoreTags(tail, group, key, position + 1);
   }
 
-  // OpenBulks writes plaintext that the caller has to take back if the tag does not match: to read a long message
-  // twice would cost almost half of the speed.
-  static KEYFOLD_INLINE Vec OpenBulks(const uint8_t* in, uint8_t* out, size_t bulks, Vec counters, Vec y,
-                                      const GcmKey& key) {
-    for (; bulks != 0; --bulks, in += kBulkBytes, out += kBulkBytes) {
-      Vec x[kBulkVectors];
-      Product product;
-      const auto load = KEYFOLD_STEP(i) { return Vector::Load(in + i * kVectorBytes); };
+  // OpenLong writes the plaintext of bulks before the tag is known, and takes it back if the tag does not match: to
+  // read a long message twice would cost almost half of the speed.
+  template <size_t kVectors>
+  static KEYFOLD_NOINLINE void OpenLong(const Group& group, const GcmKey& key, size_t position) {
+    const GcmMessage& message = *group.messages[position];
+    const size_t offset = BulkBytesOf(message.len);
+    const Vec last_key = RoundKey(key, kRounds);
+    const uint8_t* in = message.in;
+    uint8_t* out = message.out;
+    Vec counters = Vector::WithIndex(CountersFrom(group, kFirstCounter), message.index);
+    Vec y = AadState(group);
+    Vec x[kBulkVectors];
+    Product product;
+    const auto load = KEYFOLD_STEP(i) { return Vector::Load(in + i * kVectorBytes); };
+    for (size_t done = 0; done < offset; done += kBulkBytes, in += kBulkBytes, out += kBulkBytes) {
       NextStates(x, &counters, key);
       MiddleRounds(x, key, KEYFOLD_STEP(r) { HashBulkStep<r>(&product, &y, key, load); });
       Repeat<kBulkVectors>(KEYFOLD_STEP(i) {
-        Vector::Store(out + i * kVectorBytes, LastRound(x[i], load(i), key));
+        Vector::Store(out + i * kVectorBytes, LastRound(x[i], load(i), last_key));
       });
     }
-    return y;
+    OpenUnit<kVectors, 1>(group, key, position, position + 1, offset, y);
   }
 
-  template <Operation kOperation>
-  static KEYFOLD_NOINLINE void Long(const Group& group, const GcmKey& key, size_t position) {
-    const GcmMessage& message = *group.messages[position];
-    // At least a byte is left for the tail.
-    const size_t bulks = (message.len - 1) / kBulkBytes;
-    const Vec counters = CountersOf(group, message.index, kFirstCounter);
-    Vec y = AadState(group);
-    if constexpr (kOperation == Operation::kSeal) {
-      y = SealBulks(message.in, message.out, bulks, counters, y, key);
-    } else {
-      y = OpenBulks(message.in, message.out, bulks, counters, y, key);
-    }
-    const size_t offset = bulks * kBulkBytes;
-    kOneTail<kOperation>[ClassOf(message.len - offset)](group, key, position, position + 1, offset, y);
-  }
+  // BulkBytesOf leaves at least a byte for the tail.
+  static KEYFOLD_INLINE size_t BulkBytesOf(size_t len) { return (len - 1) / kBulkBytes * kBulkBytes; }
 
   // --- The functions of AesGcm ---
 
-  using TailsFunction = void (*)(const Group& group, const GcmKey& key, size_t position, size_t end, size_t offset,
-                                 Vec y);
+  // By the number of vectors, less one.
+  using TailsFunction = void (*)(const Group& group, const GcmKey& key, size_t position, size_t end);
+  using LongFunction = void (*)(const Group& group, const GcmKey& key, size_t position);
+  struct Functions {
+    // For one message, and for any number.
+    TailsFunction one[kBulkVectors];
+    TailsFunction many[kBulkVectors];
+    // For a message that ends with so many.
+    LongFunction ending[kBulkVectors];
+  };
 
-  template <Operation kOperation>
-  static constexpr TailsFunction kOneTail[kBulkVectors] = {
-      Tails<kOperation, 1, 1>, Tails<kOperation, 2, 1>, Tails<kOperation, 3, 1>, Tails<kOperation, 4, 1>,
-      Tails<kOperation, 5, 1>, Tails<kOperation, 6, 1>, Tails<kOperation, 7, 1>, Tails<kOperation, 8, 1>};
-
-  template <Operation kOperation>
-  static constexpr TailsFunction kManyTails[kBulkVectors] = {
-      Tails<kOperation, 1, TailsAtOnce(1)>, Tails<kOperation, 2, TailsAtOnce(2)>,
-      Tails<kOperation, 3, TailsAtOnce(3)>, Tails<kOperation, 4, TailsAtOnce(4)>,
-      Tails<kOperation, 5, TailsAtOnce(5)>, Tails<kOperation, 6, TailsAtOnce(6)>,
-      Tails<kOperation, 7, TailsAtOnce(7)>, Tails<kOperation, 8, TailsAtOnce(8)>};
+  template <Operation kOperation, size_t... kIndices>
+  static constexpr Functions FunctionsFor(std::index_sequence<kIndices...>) {
+    if constexpr (kOperation == Operation::kSeal) {
+      return {{SealTails<kIndices + 1, 1>...},
+              {SealTails<kIndices + 1, TailsAtOnce(kIndices + 1)>...},
+              {SealLong<kIndices + 1>...}};
+    } else {
+      return {{OpenTails<kIndices + 1, 1>...},
+              {OpenTails<kIndices + 1, TailsAtOnce(kIndices + 1)>...},
+              {OpenLong<kIndices + 1>...}};
+    }
+  }
 
   template <Operation kOperation>
   static KEYFOLD_INLINE void RunGroup(Group* group, GcmKey* key, GcmMessage* messages, uint64_t aad_len) {
-    size_t len_max = 0;
-    for (size_t i = 0; i < group->num_messages; ++i) {
+    static constexpr Functions kFunctions = FunctionsFor<kOperation>(std::make_index_sequence<kBulkVectors>{});
+    size_t len_min = messages[0].len;
+    size_t len_max = len_min;
+    for (size_t i = 1; i < group->num_messages; ++i) {
+      if (messages[i].len < len_min) len_min = messages[i].len;
       if (messages[i].len > len_max) len_max = messages[i].len;
     }
     EnsurePowers(key, PowersFor(len_max));
     size_t counts[kClasses] = {};
-    Sort(group, messages, aad_len, counts);
+    Arrange(group, messages, aad_len, len_min, len_max, counts);
     MakeMasks(group, *key);
     size_t position = 0;
     for (size_t c = 0; c < kLongClass; ++c) {
       const size_t end = position + counts[c];
-      const size_t at_once = TailsAtOnce(c + 1);
-      while (position < end) {
-        const size_t count = end - position < at_once ? end - position : at_once;
-        const TailsFunction tails = count == 1 ? kOneTail<kOperation>[c] : kManyTails<kOperation>[c];
-        tails(*group, *key, position, end, 0, AadState(*group));
-        position += count;
+      if (counts[c] == 1) {
+        kFunctions.one[c](*group, *key, position, end);
+      } else if (counts[c] != 0) {
+        kFunctions.many[c](*group, *key, position, end);
       }
+      position = end;
     }
-    for (; position < group->num_messages; ++position) Long<kOperation>(*group, *key, position);
+    for (; position < group->num_messages; ++position) {
+      const size_t len = group->messages[position]->len;
+      kFunctions.ending[ClassOf(len - BulkBytesOf(len))](*group, *key, position);
+    }
   }
 
   template <Operation kOperation>
@@ -578,9 +663,19 @@ struct Kernel {
       group.num_messages = num_messages - done < kGcmGroup ? num_messages - done : kGcmGroup;
       RunGroup<kOperation>(&group, key, messages + done, aad.len);
     }
-    Wipe(group.masks, (num_messages < kGcmGroup ? num_messages : kGcmGroup) * kAesBlockBytes);
+    // Masks were made for whole vectors.
+    const size_t masks = (num_messages < kGcmGroup ? num_messages : kGcmGroup) + kLanes - 1;
+    Wipe(group.masks, masks * kAesBlockBytes);
     Wipe(group.aad_state, kAesBlockBytes);
+    WipeStack();
     Vector::WipeRegisters();
+  }
+
+  // WipeStack clears what the functions that RunGroup calls left below: they spill products of H and key stream, in
+  // frames of less than 3 KiB.
+  static KEYFOLD_NOINLINE void WipeStack() {
+    alignas(64) uint8_t below[4096];
+    Wipe(below, sizeof(below));
   }
 
   static void SealMany(GcmKey* key, const GcmAad& aad, const uint8_t nonce_prefix[8], GcmMessage* messages,
@@ -632,7 +727,17 @@ struct Kernel {
     Vector::WipeRegisters();
   }
 
-  static constexpr AesGcm kFunctions = {ExpandKey, EncryptBlocks, Init, HashAad, SealMany, OpenMany};
+  static void Expand(AesKey* out, const uint8_t key[32]) {
+    ExpandKey(out, key);
+    Vector::WipeRegisters();
+  }
+
+  static void Encrypt(uint8_t* out, const AesKey& key, const uint8_t* in, size_t num_blocks) {
+    EncryptBlocks(out, key, in, num_blocks);
+    Vector::WipeRegisters();
+  }
+
+  static constexpr AesGcm kFunctions = {Expand, Encrypt, Init, HashAad, SealMany, OpenMany};
 };
 
 }  // namespace

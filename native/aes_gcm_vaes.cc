@@ -32,8 +32,6 @@ namespace {
 struct Vector512 {
   using Vec = __m512i;
   static constexpr size_t kLanes = 4;
-  // Thirty-two registers are enough for the ciphertext of one bulk beside the states of the next.
-  static constexpr bool kHoldsCiphertext = true;
 
   static KEYFOLD_INLINE Vec Zero() { return _mm512_setzero_si512(); }
   static KEYFOLD_INLINE Vec Load(const uint8_t* in) { return _mm512_loadu_si512(in); }
@@ -58,6 +56,7 @@ struct Vector512 {
 
   static KEYFOLD_INLINE Vec Xor(Vec a, Vec b) { return _mm512_xor_si512(a, b); }
   static KEYFOLD_INLINE Vec Xor3(Vec a, Vec b, Vec c) { return _mm512_ternarylogic_epi64(a, b, c, 0x96); }
+  static KEYFOLD_INLINE void Pin(Vec* x) { __asm__("" : "+v"(*x)); }
   static KEYFOLD_INLINE Vec SwapHalves(Vec x) { return _mm512_shuffle_epi32(x, _MM_PERM_BADC); }
   static KEYFOLD_INLINE Vec ShuffleBytes(Vec x, Vec order) { return _mm512_shuffle_epi8(x, order); }
   static KEYFOLD_INLINE Vec AesRound(Vec x, Vec key) { return _mm512_aesenc_epi128(x, key); }
@@ -75,7 +74,10 @@ struct Vector512 {
     return _mm512_add_epi32(Word3(word), _mm512_set_epi32(3, 0, 0, 0, 2, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0));
   }
   static KEYFOLD_INLINE Vec AddWord3(Vec a, Vec b) { return _mm512_add_epi32(a, b); }
-  // One index in the third word of each lane.
+  // The third word of each lane: one index in all, and one in each.
+  static KEYFOLD_INLINE Vec WithIndex(Vec counters, uint32_t index) {
+    return _mm512_mask_set1_epi32(counters, 0x4444, static_cast<int>(index));
+  }
   static KEYFOLD_INLINE Vec WithIndices(__m128i nonce, const uint32_t* indices) {
     return _mm512_or_si512(Broadcast(nonce), _mm512_maskz_expandloadu_epi32(0x4444, indices));
   }

@@ -83,31 +83,50 @@ struct Sha512Functions {
   static Word SmallSigma1(Word x) { return RotateRight(x, 19) ^ RotateRight(x, 61) ^ (x >> 6); }
 };
 
-// CompressPortable runs the rounds of one block, with a schedule of the last sixteen words only.
+// RoundOf is one round: t1 = h + Σ1(e) + Ch(e, f, g) + K + W; d += t1; h = t1 + Σ0(a) + Maj(a, b, c).
+template <class Functions, class Word = typename Functions::Word>
+inline void RoundOf(Word a, Word b, Word c, Word* d, Word e, Word f, Word g, Word* h, Word constant_and_word) {
+  const Word t1 = *h + Functions::BigSigma1(e) + ((e & f) ^ (~e & g)) + constant_and_word;
+  *d += t1;
+  *h = t1 + Functions::BigSigma0(a) + ((a & b) ^ (a & c) ^ (b & c));
+}
+
+// CompressPortable runs the rounds of one block, with a schedule of the last sixteen words only. Instead of moving
+// the eight words of state, each round names them one further; after eight rounds the names are the first again.
 template <class Functions>
 void CompressPortable(typename Functions::Word state[8], const uint8_t* block) {
   using Word = typename Functions::Word;
   Word w[16];
   for (size_t i = 0; i < 16; ++i) w[i] = LoadBigEndian<Word>(block + sizeof(Word) * i);
-  Word s[8];
-  std::memcpy(s, state, sizeof(s));
-  for (size_t round = 0; round < Functions::kRounds; ++round) {
-    Word& word = w[round % 16];
-    if (round >= 16) {
-      word += Functions::SmallSigma1(w[(round + 14) % 16]) + w[(round + 9) % 16] +
-              Functions::SmallSigma0(w[(round + 1) % 16]);
-    }
-    const Word choice = (s[4] & s[5]) ^ (~s[4] & s[6]);
-    const Word majority = (s[0] & s[1]) ^ (s[0] & s[2]) ^ (s[1] & s[2]);
-    const Word t1 = s[7] + Functions::BigSigma1(s[4]) + choice + Functions::kConstants[round] + word;
-    const Word t2 = Functions::BigSigma0(s[0]) + majority;
-    for (size_t i = 7; i > 0; --i) s[i] = s[i - 1];
-    s[4] += t1;
-    s[0] = t1 + t2;
+  Word a = state[0], b = state[1], c = state[2], d = state[3];
+  Word e = state[4], f = state[5], g = state[6], h = state[7];
+  for (size_t round = 0; round < Functions::kRounds; round += 8) {
+    const auto next = [&w, round](size_t i) {
+      Word& word = w[(round + i) % 16];
+      if (round >= 16) {
+        word += Functions::SmallSigma1(w[(round + i + 14) % 16]) + w[(round + i + 9) % 16] +
+                Functions::SmallSigma0(w[(round + i + 1) % 16]);
+      }
+      return Functions::kConstants[round + i] + word;
+    };
+    RoundOf<Functions>(a, b, c, &d, e, f, g, &h, next(0));
+    RoundOf<Functions>(h, a, b, &c, d, e, f, &g, next(1));
+    RoundOf<Functions>(g, h, a, &b, c, d, e, &f, next(2));
+    RoundOf<Functions>(f, g, h, &a, b, c, d, &e, next(3));
+    RoundOf<Functions>(e, f, g, &h, a, b, c, &d, next(4));
+    RoundOf<Functions>(d, e, f, &g, h, a, b, &c, next(5));
+    RoundOf<Functions>(c, d, e, &f, g, h, a, &b, next(6));
+    RoundOf<Functions>(b, c, d, &e, f, g, h, &a, next(7));
   }
-  for (size_t i = 0; i < 8; ++i) state[i] += s[i];
+  state[0] += a;
+  state[1] += b;
+  state[2] += c;
+  state[3] += d;
+  state[4] += e;
+  state[5] += f;
+  state[6] += g;
+  state[7] += h;
   Wipe(w, sizeof(w));
-  Wipe(s, sizeof(s));
 }
 
 #if defined(__x86_64__)

@@ -125,7 +125,8 @@ export class DataKeyCache implements DataKeys {
     const kmsKey = this.#latest(request.kmsKey)
     assertState(kmsKey.state, USABLE)
     const key = this.#open.get(request.cacheId)
-    if (key !== undefined) {
+    // The caller has authorised the KMS key that the entry names. Should they differ, no cached key is served.
+    if (key !== undefined && key.kmsKeyId === kmsKey.id) {
       if (this.#isAlive(key, kmsKey)) {
         this.counters.openHits++
         return openLease(key)
@@ -224,9 +225,10 @@ export class DataKeyCache implements DataKeys {
     const fetch = this.#makeSealKey(kmsKey, request).then((key) => {
       if (place.next !== undefined) this.#evict(place.next)
       place.next = key
-      // The place may have left the cache meanwhile: whoever waits for it still uses the key, and nobody after.
-      if (this.#seal.peek(sealName(kmsKey, request)) !== place)
-        queueMicrotask(() => this.#disposePlace(place))
+      // The place may have left the cache meanwhile: those who wait in this turn use the key, and nobody after.
+      if (this.#seal.peek(sealName(kmsKey, request)) !== place) {
+        setImmediate(() => this.#disposePlace(place))
+      }
     })
     const settled = fetch.finally(() => {
       place.fetch = undefined

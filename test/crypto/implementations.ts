@@ -16,7 +16,9 @@ export const addonBuilt = existsSync(join(ROOT, 'build/Release/keyfold.node'))
 /** What /proc/cpuinfo promises: an authority that is not our own detection. */
 export function expectedImplementations(): readonly Implementation[] {
   if (nodeOnly || !addonBuilt) return ['node']
-  const flags = new Set(/^flags\s*:(.*)$/m.exec(readFileSync('/proc/cpuinfo', 'utf8'))?.[1]?.split(' '))
+  const flags = new Set(
+    /^flags\s*:(.*)$/m.exec(readFileSync('/proc/cpuinfo', 'utf8'))?.[1]?.split(' '),
+  )
   const has = (...names: readonly string[]): boolean => names.every((name) => flags.has(name))
   return [
     'node',
