@@ -142,7 +142,8 @@ function open(
     .update(Buffer.of(1))
     .update(keyEntry)
     .update(of.hash)
-    .digest('latin1')
+    .digest()
+    .toString('latin1')
   return cache.leaseOpen({
     kmsKey: current,
     suite: 1,
@@ -167,7 +168,7 @@ async function expectNothingLeft(): Promise<void> {
 
 describe('sealing', () => {
   test('a cold key hit by 1,000 requests makes one call', async () => {
-    const leases = await Promise.all(Array.from({ length: 1_000 }, () => seal()))
+    const leases = await Promise.all(Array.from({ length: 1_000 }, async () => seal()))
     expect(store.wraps).toBe(1)
     expect(new Set(leases.map((lease) => lease.key)).size).toBe(1)
     for (const lease of leases) lease.release()
@@ -176,7 +177,7 @@ describe('sealing', () => {
 
   test('1,000 leases at once never exceed what a key may seal', async () => {
     const sizes = Array.from({ length: 1_000 }, (_, i) => 1 + ((i * 37) % 90))
-    const leases = await Promise.all(sizes.map((messages) => seal(messages, messages)))
+    const leases = await Promise.all(sizes.map(async (messages) => seal(messages, messages)))
     const sealedBy = new Map<number, number>()
     for (const [i, lease] of leases.entries()) {
       sealedBy.set(lease.key, (sealedBy.get(lease.key) ?? 0) + (sizes[i] as number))
@@ -271,7 +272,7 @@ describe('sealing', () => {
 
   test('a failed fetch fails those who waited, and the next asks again', async () => {
     store.fails = true
-    const failed = await Promise.allSettled(Array.from({ length: 10 }, () => seal()))
+    const failed = await Promise.allSettled(Array.from({ length: 10 }, async () => seal()))
     expect(failed.every(({ status }) => status === 'rejected')).toBe(true)
     expect(store.wraps).toBe(1)
     store.fails = false
@@ -312,7 +313,7 @@ describe('sealing', () => {
   test('more contexts at once than the cache holds all get their keys, and none is left', async () => {
     cache = createCache({ entriesMax: 4 })
     const leases = await Promise.all(
-      Array.from({ length: 200 }, (_, i) => seal(1, 1, contextOf(`context ${i}`))),
+      Array.from({ length: 200 }, async (_, i) => seal(1, 1, contextOf(`context ${i}`))),
     )
     expect(new Set(leases.map((lease) => lease.key)).size).toBe(200)
     expect(store.wraps).toBe(200)
@@ -417,7 +418,9 @@ describe('changes of the KMS key', () => {
 describe('opening', () => {
   test('1,000 messages of one cold entry are one unwrap', async () => {
     const lease = await seal()
-    const opened = await Promise.all(Array.from({ length: 1_000 }, () => open(lease.keyEntry)))
+    const opened = await Promise.all(
+      Array.from({ length: 1_000 }, async () => open(lease.keyEntry)),
+    )
     expect(store.unwraps).toBe(1)
     expect(open(lease.keyEntry)).not.toBeInstanceOf(Promise)
     ;(open(lease.keyEntry) as OpenLease).release()
