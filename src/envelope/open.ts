@@ -124,14 +124,17 @@ export function leaseEntry(
     refusal: refusalOf(error),
   })
   try {
+    const named = namedKey(parts, request, entry)
+    // A view of the request's bytes, which keep() moves.
+    const keyEntry = named instanceof Promise ? Uint8Array.from(entry.keyEntry) : entry.keyEntry
     const leased = andThen(
-      namedKey(parts, request, entry),
+      named,
       () => request.body.keep(),
       (kmsKey) =>
         parts.dataKeys.leaseOpen({
           kmsKey,
           suite: entry.suite,
-          keyEntry: entry.keyEntry,
+          keyEntry,
           context: request.context,
           cacheId: entry.cacheId,
           principalArn: request.principal.arn,
