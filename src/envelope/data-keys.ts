@@ -10,6 +10,7 @@ import {
   USAGE_CALLER,
   WRAPPING_SUITE_XAES,
 } from '../format/wrapped-key.ts'
+import type { KeyMaterial, KeyStore } from '../key-stores/key-store.ts'
 import { assertState } from '../kms/kms-key.ts'
 import type { CallerDataKey, DataKeysRequest } from './batch.ts'
 import { required } from './decrypt.ts'
@@ -35,13 +36,39 @@ export async function generateDataKeys(
   const store = parts.keyStoreOf(kmsKey)
   const dataKeys: CallerDataKey[] = []
   for (let i = 0; i < request.count; i++) {
-    const plaintext = randomBytes(DATA_KEY_BYTES)
-    const storePart = await store.wrapBytes(material, aad, plaintext)
-    if (!request.plaintext) plaintext.fill(0)
-    dataKeys.push({
-      wrappedKey: encodeWrappedKey({ ...header, storePart }),
-      plaintext: request.plaintext ? plaintext : undefined,
-    })
+    const { storePart, plaintext } = request.plaintext
+      ? await wrapRandomBytes(store, material, aad)
+      : await wrapUnseen(parts, store, material, aad)
+    dataKeys.push({ wrappedKey: encodeWrappedKey({ ...header, storePart }), plaintext })
   }
   return { keyId: kmsKey.arn, dataKeys }
+}
+
+interface WrappedDataKey {
+  readonly storePart: Uint8Array
+  readonly plaintext: Uint8Array | undefined
+}
+
+async function wrapRandomBytes(
+  store: KeyStore,
+  material: KeyMaterial,
+  aad: Uint8Array,
+): Promise<WrappedDataKey> {
+  const plaintext = randomBytes(DATA_KEY_BYTES)
+  return { storePart: await store.wrapBytes(material, aad, plaintext), plaintext }
+}
+
+/** A key that nobody asked to see never leaves the key table. */
+async function wrapUnseen(
+  { crypto }: EnvelopeParts,
+  store: KeyStore,
+  material: KeyMaterial,
+  aad: Uint8Array,
+): Promise<WrappedDataKey> {
+  const key = crypto.generateKey()
+  try {
+    return { storePart: await store.wrapKey(material, aad, key), plaintext: undefined }
+  } finally {
+    crypto.releaseKey(key)
+  }
 }
