@@ -38,12 +38,7 @@ export function encodeContextEntries(entries: ContextEntry[]): Uint8Array {
   if (entries.length === 0) return EMPTY
   let bytes = 2
   for (const { key, value } of entries) bytes += 4 + key.length + value.length
-  if (bytes > CONTEXT_BYTES_MAX) {
-    throw new KeyfoldError(
-      'CONTEXT_INVALID',
-      `${bytes} bytes, more than the ${CONTEXT_BYTES_MAX} allowed`,
-    )
-  }
+  checkContextBytes(bytes)
   entries.sort((a, b) => Buffer.compare(a.key, b.key))
   const writer = new Writer(new Uint8Array(bytes)).u16(entries.length)
   let previous: Uint8Array | undefined
@@ -59,7 +54,7 @@ export function encodeContextEntries(entries: ContextEntry[]): Uint8Array {
 
 export function decodeEncryptionContext(bytes: Uint8Array): readonly (readonly [string, string])[] {
   if (bytes.length === 0) return []
-  if (bytes.length > CONTEXT_BYTES_MAX) throw new KeyfoldError('CONTEXT_INVALID', 'too long')
+  checkContextBytes(bytes.length)
   const reader = new Reader(bytes, 'CONTEXT_INVALID')
   const count = reader.u16()
   if (count === 0) throw reader.malformed('an empty context has no bytes')
@@ -75,6 +70,12 @@ export function decodeEncryptionContext(bytes: Uint8Array): readonly (readonly [
   }
   reader.end()
   return entries
+}
+
+function checkContextBytes(bytes: number): void {
+  if (bytes <= CONTEXT_BYTES_MAX) return
+  const detail = `${bytes} bytes, more than the ${CONTEXT_BYTES_MAX} allowed`
+  throw new KeyfoldError('CONTEXT_INVALID', detail)
 }
 
 function encodeText(text: string): Uint8Array {
