@@ -59,8 +59,19 @@ export function elementBytes(length: number): number {
   return binHeadBytes(length) + length
 }
 
-/** Cuts a batch into parts of about the same plaintext, after a first walk that finds how much there is. */
-export function planElements(request: PlanRequest): readonly Part[] {
+export function assertMessageLength(index: number, plaintextBytes: number): void {
+  if (plaintextBytes <= MESSAGE_BYTES_MAX) return
+  throw new KeyfoldError('LIMIT_EXCEEDED', `message ${index}: more than ${MESSAGE_BYTES_MAX} bytes`)
+}
+
+/**
+ * Cuts a batch into parts of about the same size, in one walk. How long the plaintext of a ciphertext is, only its
+ * reader knows: it counts and checks for itself.
+ */
+export function planElements(
+  request: PlanRequest,
+  of: 'plaintexts' | 'ciphertexts' = 'plaintexts',
+): readonly Part[] {
   const { input, inputOffset, inputEnd, messages, overheadBytes, nilAllowed } = request
   const partsMax = Math.min(request.partsMax, BATCH_PARTS_MAX, messages)
   const perPart = Math.ceil((inputEnd - inputOffset) / partsMax)
@@ -74,12 +85,7 @@ export function planElements(request: PlanRequest): readonly Part[] {
       open.outputBytes++
     } else {
       const length = cursor.offset - cursor.start
-      if (length > MESSAGE_BYTES_MAX) {
-        throw new KeyfoldError(
-          'LIMIT_EXCEEDED',
-          `message ${i}: more than ${MESSAGE_BYTES_MAX} bytes`,
-        )
-      }
+      if (of === 'plaintexts') assertMessageLength(i, length)
       open.plaintextBytes += length
       open.outputBytes += elementBytes(length + overheadBytes)
     }

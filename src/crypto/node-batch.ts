@@ -30,7 +30,7 @@ import {
   type SealRequest,
   type Suite,
 } from './crypto.ts'
-import { ElementCursor, elementBytes, planElements } from './elements.ts'
+import { assertMessageLength, ElementCursor, elementBytes, planElements } from './elements.ts'
 import type { MessageKey } from './node-crypto.ts'
 import { commitXaes, deriveXaes, openXaes, sealGcm } from './xaes.ts'
 
@@ -137,7 +137,7 @@ export function scanEntries(request: ScanRequest): ScanResult {
   const indexOf = new Map<string, number>()
   const found: { suite: Suite; keyEntry: Uint8Array; messages: number; cacheId: string }[] = []
   // Plaintext lengths differ from the elements' by their overheads, so the parts are counted here.
-  const plan = planElements({ ...request, overheadBytes: 0, nilAllowed: false })
+  const plan = planElements({ ...request, overheadBytes: 0, nilAllowed: false }, 'ciphertexts')
   const parts: Part[] = []
   const cursor = new ElementCursor(input, inputOffset, inputEnd, false)
   let message = 0
@@ -163,6 +163,7 @@ export function scanEntries(request: ScanRequest): ScanResult {
       entryOf[message] = indexEntry(layout.suite, keyEntry)
       const length =
         bytes.length - layout.referenceEnd - NONCE_BYTES - sealOverheadBytes(layout.suite)
+      assertMessageLength(message, length)
       plaintextBytes += length
       outputBytes += elementBytes(length)
     }
