@@ -49,7 +49,10 @@ export function encodeWrappedKey(wrappedKey: WrappedKey): Uint8Array {
 
 /** Throws DECRYPT_FAILED: a blob that is none of ours simply cannot be opened. */
 export function decodeWrappedKey(bytes: Uint8Array): WrappedKey {
-  if (bytes.length > WRAPPED_KEY_BYTES_MAX) throw new KeyfoldError('DECRYPT_FAILED')
+  // Checked first, so that the reader never runs out: its error would say more than that the blob cannot be opened.
+  if (bytes.length <= WRAPPED_KEY_HEADER_BYTES || bytes.length > WRAPPED_KEY_BYTES_MAX) {
+    throw new KeyfoldError('DECRYPT_FAILED')
+  }
   const reader = new Reader(bytes, 'DECRYPT_FAILED')
   if (reader.u8() !== VERSION) throw new KeyfoldError('DECRYPT_FAILED')
   const suite = reader.u8()
@@ -61,9 +64,7 @@ export function decodeWrappedKey(bytes: Uint8Array): WrappedKey {
   const kmsKeyId = reader.take(KMS_KEY_ID_BYTES)
   const materialVersion = reader.u32()
   if (materialVersion === 0) throw new KeyfoldError('DECRYPT_FAILED')
-  const storePart = reader.rest()
-  if (storePart.length === 0) throw new KeyfoldError('DECRYPT_FAILED')
-  return { suite, usage, kmsKeyId, materialVersion, storePart }
+  return { suite, usage, kmsKeyId, materialVersion, storePart: reader.rest() }
 }
 
 /** What the store binds the key to: header ‖ contextHash, 55 bytes. */
