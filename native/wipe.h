@@ -9,6 +9,8 @@
 namespace keyfold {
 
 inline void Wipe(void* bytes, size_t len) {
+  // Nothing may be at no address, which memset forbids.
+  if (len == 0) return;
   std::memset(bytes, 0, len);
   __asm__ __volatile__("" : : "r"(bytes) : "memory");
 }
