@@ -3,11 +3,13 @@
  * JSON request becomes the MessagePack request that it stands for, so that every route has one decoder; an answer is
  * turned back. JSON.parse keeps the last of duplicate keys: JSON has no better answer to them.
  */
-import { malformed, MsgpackWriter, readValue, Walker, type Value } from './msgpack.ts'
+import { DEPTH_MAX, malformed, MsgpackWriter, readValue, Walker, type Value } from './msgpack.ts'
 
-/** Fields that hold one byte string, or a list of them, wherever they occur. */
+/** Fields that hold one byte string, or a list of them. */
 const BYTES_FIELDS: ReadonlySet<string> = new Set(['packed', 'keyEntry', 'wrappedKey'])
 const BYTES_LIST_FIELDS: ReadonlySet<string> = new Set(['plaintexts', 'ciphertexts', 'keyEntries'])
+/** Fields whose keys are the caller's own: what stands there is text, whatever it is called. */
+const TEXT_FIELDS: ReadonlySet<string> = new Set(['context', 'newContext', 'tags'])
 
 /** Throws REQUEST_MALFORMED. */
 export function jsonToMsgpack(json: Uint8Array): Uint8Array {
@@ -19,27 +21,32 @@ export function jsonToMsgpack(json: Uint8Array): Uint8Array {
   }
   // UTF-8 is at most three bytes a UTF-16 unit, and a head at most five: nothing outgrows this.
   const writer = new MsgpackWriter(new Uint8Array(5 * json.length + 16))
-  write(writer, parsed, 'request')
+  write(writer, parsed, 'request', 0)
   return writer.written()
 }
 
-function write(writer: MsgpackWriter, value: unknown, field: string): void {
+function write(writer: MsgpackWriter, value: unknown, field: string, depth: number): void {
+  if (depth > DEPTH_MAX) throw malformed(field, 'nested too deeply')
   if (value === null) writer.nil()
   else if (typeof value === 'boolean') writer.boolean(value)
   else if (typeof value === 'number') writeNumber(writer, value, field)
   else if (typeof value === 'string') writeText(writer, value, field)
   else if (Array.isArray(value)) {
     writer.arrayHead(value.length)
-    for (const [i, element] of value.entries()) write(writer, element, `${field}[${i}]`)
+    for (const [i, element] of value.entries()) write(writer, element, `${field}[${i}]`, depth + 1)
   } else {
     const entries = Object.entries(value as object)
+    const isText = TEXT_FIELDS.has(field)
     writer.mapHead(entries.length)
-    for (const [key, element] of entries) writeField(writer, key, element)
+    for (const [key, element] of entries) {
+      writeText(writer, key, field)
+      if (isText) write(writer, element, field, depth + 1)
+      else writeField(writer, key, element, depth + 1)
+    }
   }
 }
 
-function writeField(writer: MsgpackWriter, key: string, value: unknown): void {
-  writeText(writer, key, 'request')
+function writeField(writer: MsgpackWriter, key: string, value: unknown, depth: number): void {
   if (BYTES_FIELDS.has(key) && typeof value === 'string') {
     writer.bin(decodeBase64(value, key))
   } else if (BYTES_LIST_FIELDS.has(key) && Array.isArray(value)) {
@@ -49,7 +56,7 @@ function writeField(writer: MsgpackWriter, key: string, value: unknown): void {
       writer.bin(decodeBase64(element, `${key}[${i}]`))
     }
   } else {
-    write(writer, value, key)
+    write(writer, value, key, depth)
   }
 }
 

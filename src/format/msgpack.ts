@@ -183,8 +183,8 @@ function isUtf8(bytes: Uint8Array): boolean {
 export type Value =
   null | boolean | number | string | Uint8Array | readonly Value[] | ReadonlyMap<string, Value>
 
-/** Nesting of management requests: {tags: {key: value}} is 2. */
-const DEPTH_MAX = 4
+/** Nesting of management requests: {tags: {key: value}} is 2. A batch of operations in JSON is 3. */
+export const DEPTH_MAX = 4
 
 export function decodeValue(bytes: Uint8Array): Value {
   const walker = new Walker(bytes)
