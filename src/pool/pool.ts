@@ -7,7 +7,7 @@ import { Piscina } from 'piscina'
 import type { Crypto } from '../crypto/crypto.ts'
 import { KeyfoldError } from '../errors.ts'
 import { BATCH_PARTS_MAX, INLINE_MICROSECONDS_MAX, POOL_QUEUE_MAX } from '../limits.ts'
-import type { TaskName, TaskRequests } from './tasks.ts'
+import type { TaskAnswer, TaskName, TaskRequests } from './tasks.ts'
 
 /** What the chosen crypto costs on this machine. */
 interface Costs {
@@ -40,6 +40,11 @@ export class Pool {
             // Nothing of the environment, where secrets may stand.
             env: {},
           })
+    // A worker that dies while it has nothing to do is replaced. Where none is left and none starts, the process had
+    // better end than keep its callers waiting.
+    this.#piscina?.on('error', (error: unknown) => {
+      if (this.#piscina?.threads.length === 0 && this.#piscina.queueSize > 0) throw error
+    })
   }
 
   /** How many slices a batch of this size is cut into; 1 with `inline` where it is done on the spot. */
@@ -53,14 +58,20 @@ export class Pool {
     return { inline: false, parts: Math.min(this.#workers, BATCH_PARTS_MAX) }
   }
 
-  /** Errors: OVERLOADED (the queue is full); what the operation throws. Never aborted: that would kill the worker. */
+  /**
+   * Errors: OVERLOADED (the queue is full); WORKER_FAILED (it died meanwhile); what the operation throws. Never aborted:
+   * that would kill the worker.
+   */
   async run<N extends TaskName>(name: N, request: TaskRequests[N]): Promise<number> {
     if (this.#piscina === undefined) throw new KeyfoldError('INTERNAL', 'there are no workers')
+    let answer: TaskAnswer
     try {
-      return (await this.#piscina.run(request, { name })) as number
+      answer = (await this.#piscina.run(request, { name })) as TaskAnswer
     } catch (cause) {
-      throw errorOfTask(cause)
+      throw errorOfPool(cause)
     }
+    if (typeof answer === 'number') return answer
+    throw new KeyfoldError(answer.code, undefined, answer.message)
   }
 
   async close(): Promise<void> {
@@ -70,14 +81,10 @@ export class Pool {
 
 const INLINE = { inline: true, parts: 1 } as const
 
-/** An error that crossed a thread has lost its class but not its code. */
-function errorOfTask(cause: unknown): KeyfoldError {
-  if (!(cause instanceof Error)) return new KeyfoldError('INTERNAL', undefined, cause)
-  if (/queue/i.test(cause.message))
+/** Of the pool itself, or of a worker that died. */
+function errorOfPool(cause: unknown): KeyfoldError {
+  if (cause instanceof Error && /queue/i.test(cause.message)) {
     return new KeyfoldError('OVERLOADED', 'the queue of work is full')
-  const code = (cause as { code?: unknown }).code
-  if (code === 'REQUEST_MALFORMED' || code === 'LIMIT_EXCEEDED' || code === 'KEY_HANDLE_STALE') {
-    return new KeyfoldError(code, undefined, cause)
   }
   return new KeyfoldError('WORKER_FAILED', undefined, cause)
 }

@@ -4,6 +4,7 @@
  * size or secret is copied.
  */
 import type { Crypto } from '../crypto/crypto.ts'
+import type { ErrorCode } from '../errors.ts'
 
 export interface TaskRequests {
   readonly sealBatch: Parameters<Crypto['sealBatch']>[0]
@@ -13,3 +14,11 @@ export interface TaskRequests {
 }
 
 export type TaskName = keyof TaskRequests
+
+/** What an operation threw, as a value: an error that crosses threads loses its code. */
+export interface TaskFailure {
+  readonly code: ErrorCode
+  readonly message: string
+}
+
+export type TaskAnswer = number | TaskFailure
