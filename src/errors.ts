@@ -130,14 +130,17 @@ export type MessageErrorCode =
 export class KeyfoldError extends Error {
   override readonly name = 'KeyfoldError'
   readonly code: ErrorCode
+  /** Under which the log of the server that refused knows it; undefined where none did. */
+  readonly requestId: string | undefined
 
-  constructor(code: ErrorCode, detail?: string, cause?: unknown) {
+  constructor(code: ErrorCode, detail?: string, cause?: unknown, requestId?: string) {
     const message = ERRORS[code].message
     super(
       detail === undefined ? message : `${message}: ${detail}`,
       cause === undefined ? undefined : { cause },
     )
     this.code = code
+    this.requestId = requestId
   }
 
   get status(): number {

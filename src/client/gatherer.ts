@@ -32,7 +32,7 @@ export class Gatherer<T> {
 
   add(message: Uint8Array): Promise<T> {
     const { messagesMax, bytesMax, waitMs } = this.#limits
-    if (this.#bytes + message.length > bytesMax && this.#waiting.length > 0) this.flush()
+    if (this.#bytes + message.length > bytesMax) this.flush()
     const result = new Promise<T>((resolve, reject) => {
       this.#waiting.push({ message, resolve, reject })
     })
@@ -40,6 +40,11 @@ export class Gatherer<T> {
     if (this.#waiting.length >= messagesMax || this.#bytes >= bytesMax) this.flush()
     else this.#timer ??= setTimeout(() => this.flush(), waitMs)
     return result
+  }
+
+  /** Nothing waits here. */
+  get empty(): boolean {
+    return this.#waiting.length === 0
   }
 
   flush(): void {

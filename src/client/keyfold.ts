@@ -18,6 +18,7 @@ import { Gatherer, type GatherLimits } from './gatherer.ts'
 import { createMessageStream, type Opened } from './message-stream.ts'
 import { Transport, type Method, type TransportOptions } from './transport.ts'
 import {
+  checkedMessage,
   decodeAnswer,
   encodeRequest,
   type BatchAnswer,
@@ -28,7 +29,8 @@ import {
 export interface KeyfoldOptions {
   /** `http://127.0.0.1:8790` where absent. */
   readonly url?: string | undefined
-  readonly token: string
+  /** Needed; undefined is what a variable of the environment that is not set gives, and is refused by name. */
+  readonly token: string | undefined
   readonly connectionsMax?: number
   readonly retriesMax?: number
   readonly timeoutMs?: number
@@ -110,7 +112,11 @@ export class Keyfold {
   /** By what the messages of a batch must have in common. */
   readonly #gatherers = new Map<string, Gatherer<Uint8Array>>()
 
+  /** Errors: CONFIG_INVALID. */
   constructor(options: KeyfoldOptions) {
+    if (options.token === undefined || options.token === '') {
+      throw new KeyfoldError('CONFIG_INVALID', 'a token is needed (keyfold tokens create)')
+    }
     this.#transport = new Transport({
       url: options.url ?? DEFAULTS.url,
       token: options.token,
@@ -219,23 +225,28 @@ export class Keyfold {
 
   // Single messages, gathered into batches.
 
+  /** The bytes are read when the batch leaves: they must not change before the promise settles. */
   encrypt(key: string, plaintext: Uint8Array, options: EncryptOptions = {}): Promise<Uint8Array> {
     const { context, suite, signal } = options
-    const common = ['encrypt', key, String(suite), contextName(context)]
-    const gatherer = this.#gatherer(common, async (plaintexts) => {
-      const batch = await this.encryptBatch(key, plaintexts, { context, suite })
-      return batch.ciphertexts
-    })
-    return abortable(gatherer.add(plaintext), signal)
+    return this.#gathered(
+      ['encrypt', key, String(suite)],
+      async (plaintexts, { context }) => {
+        const batch = await this.encryptBatch(key, plaintexts, { context, suite })
+        return batch.ciphertexts
+      },
+      plaintext,
+      { context, signal },
+    )
   }
 
   /** Rejects with the message's own error; others of its batch are not concerned. */
   decrypt(ciphertext: Uint8Array, options: CallOptions = {}): Promise<Uint8Array> {
-    const { context, signal } = options
-    const gatherer = this.#gatherer(['decrypt', contextName(context)], (ciphertexts) =>
-      this.#decryptEach(ciphertexts, { context }),
+    return this.#gathered(
+      ['decrypt'],
+      (ciphertexts, { context }) => this.#decryptEach(ciphertexts, { context }),
+      ciphertext,
+      options,
     )
-    return abortable(gatherer.add(ciphertext), signal)
   }
 
   // Object streams.
@@ -270,13 +281,20 @@ export class Keyfold {
       fields === undefined
         ? undefined
         : new MsgpackWriter(Buffer.alloc(plainBytesMax(fields))).plain(fields).written()
-    return plainOf(decodeValue(await this.#transport.send(method, path, body, signal)))
+    const answer = await this.#transport.send({
+      method,
+      path,
+      body,
+      signal,
+      once: method === 'POST',
+    })
+    return plainOf(decodeValue(answer))
   }
 
-  /** Sends what is gathered and closes idle connections. */
+  /** Sends what is gathered, waits for every answer that is due, and closes the connections. */
   async close(): Promise<void> {
-    for (const gatherer of this.#gatherers.values()) gatherer.flush()
-    this.#transport.close()
+    for (const gatherer of [...this.#gatherers.values()]) gatherer.flush()
+    await this.#transport.close()
   }
 
   #encrypt(
@@ -304,23 +322,32 @@ export class Keyfold {
     fields: Parameters<typeof encodeRequest>[0],
     signal: AbortSignal | undefined,
   ): Promise<BatchAnswer> {
-    return decodeAnswer(await this.#transport.send('POST', route, encodeRequest(fields), signal))
+    const body = encodeRequest(fields)
+    return decodeAnswer(await this.#transport.send({ method: 'POST', path: route, body, signal }))
   }
 
-  #gatherer(
-    common: readonly string[],
-    send: (messages: Messages) => Promise<readonly Opened[]>,
-  ): Gatherer<Uint8Array> {
-    const name = JSON.stringify(common)
-    const known = this.#gatherers.get(name)
-    if (known !== undefined) return known
-    const gatherer = new Gatherer<Uint8Array>(this.#gatherLimits, async (messages) => {
-      // Contexts can be many: a gatherer lives only until its batch leaves.
-      this.#gatherers.delete(name)
-      return send(messages)
-    })
-    this.#gatherers.set(name, gatherer)
-    return gatherer
+  async #gathered(
+    operation: readonly string[],
+    send: (messages: Messages, common: CallOptions) => Promise<readonly Opened[]>,
+    message: Uint8Array,
+    { context, signal }: CallOptions,
+  ): Promise<Uint8Array> {
+    checkedMessage(message)
+    if (signal?.aborted === true) throw new KeyfoldError('ABORTED')
+    const name = JSON.stringify([...operation, contextName(context)])
+    let gatherer = this.#gatherers.get(name)
+    if (gatherer === undefined) {
+      // The batch leaves later: the caller may have changed their object by then.
+      const common = { context: context === undefined ? undefined : { ...context } }
+      gatherer = new Gatherer<Uint8Array>(this.#gatherLimits, (messages) => {
+        // Contexts can be many: a gatherer is known only while something waits in it.
+        this.#gatherers.delete(name)
+        return send(messages, common)
+      })
+    }
+    const result = gatherer.add(message)
+    if (!gatherer.empty) this.#gatherers.set(name, gatherer)
+    return abortable(result, signal)
   }
 }
 

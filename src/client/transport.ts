@@ -2,7 +2,7 @@
  * The wire of the client library: POSTs over kept-alive connections, retried where it is known to be worth it.
  * A connection that was idle for five seconds is not used again: the server cuts it at about ten.
  */
-import { Agent as HttpAgent, request as httpRequest } from 'node:http'
+import { Agent as HttpAgent, request as httpRequest, type IncomingHttpHeaders } from 'node:http'
 import { Agent as HttpsAgent, request as httpsRequest } from 'node:https'
 
 import { ERRORS, KeyfoldError, type ErrorCode } from '../errors.ts'
@@ -11,6 +11,8 @@ import { decodeValue } from '../format/msgpack.ts'
 const IDLE_MS_MAX = 5_000
 const RETRY_MS_FIRST = 50
 const RETRY_MS_MAX = 5_000
+/** A server that asks for a longer pause is not waited for: the caller is told at once. */
+const RETRY_AFTER_MS_MAX = 30_000
 const CONTENT_TYPE = 'application/msgpack'
 
 export interface TransportOptions {
@@ -20,7 +22,7 @@ export interface TransportOptions {
   readonly connectionsMax: number
   /** Tries of one request beyond the first. */
   readonly retriesMax: number
-  /** From the first byte sent to the last received. */
+  /** Without a byte from the server. */
   readonly timeoutMs: number
   /** PEM, for servers with a certificate of their own, and for those that ask for one of the client's. */
   readonly tls: { readonly ca?: string; readonly cert?: string; readonly key?: string } | undefined
@@ -28,14 +30,25 @@ export interface TransportOptions {
 
 export type Method = 'GET' | 'POST' | 'PUT' | 'DELETE'
 
+export interface Call {
+  readonly method: Method
+  readonly path: string
+  readonly body: Uint8Array | undefined
+  readonly signal: AbortSignal | undefined
+  /** Done twice it would do more than done once: not sent again where it may have been done. */
+  readonly once?: boolean
+}
+
 export class Transport {
   readonly #options: TransportOptions
   readonly #base: URL
   readonly #agent: HttpAgent
+  readonly #underWay = new Set<Promise<Buffer>>()
 
+  /** Errors: CONFIG_INVALID where the URL is none. */
   constructor(options: TransportOptions) {
     this.#options = options
-    this.#base = new URL(options.url)
+    this.#base = serverUrl(options.url)
     const agentOptions = {
       keepAlive: true,
       maxSockets: options.connectionsMax,
@@ -49,33 +62,36 @@ export class Transport {
   }
 
   /** The answer's bytes. Errors: every code of the server's, CONNECTION_FAILED, ABORTED. */
-  async send(
-    method: Method,
-    path: string,
-    body: Uint8Array | undefined,
-    signal: AbortSignal | undefined,
-  ): Promise<Buffer> {
+  send(call: Call): Promise<Buffer> {
+    const answer = this.#sendAndRetry(call)
+    this.#underWay.add(answer)
+    const done = (): void => void this.#underWay.delete(answer)
+    answer.then(done, done)
+    return answer
+  }
+
+  /** Waits for what is under way. */
+  async close(): Promise<void> {
+    await Promise.allSettled(this.#underWay)
+    this.#agent.destroy()
+  }
+
+  async #sendAndRetry(call: Call): Promise<Buffer> {
     for (let retry = 0; ; retry++) {
       try {
-        return await this.#sendOnce(method, path, body, signal)
+        return await this.#sendOnce(call)
       } catch (error) {
         if (!(error instanceof KeyfoldError)) throw error
         if (!error.retryable || retry >= this.#options.retriesMax) throw error
-        await waitBeforeRetry(retry, retryAfterMs(error), signal)
+        if (call.once === true && mayBeDone(error)) throw error
+        const leastMs = retryAfterMs(error)
+        if (leastMs > RETRY_AFTER_MS_MAX) throw error
+        await waitBeforeRetry(retry, leastMs, call.signal)
       }
     }
   }
 
-  close(): void {
-    this.#agent.destroy()
-  }
-
-  #sendOnce(
-    method: Method,
-    path: string,
-    body: Uint8Array | undefined,
-    signal: AbortSignal | undefined,
-  ): Promise<Buffer> {
+  #sendOnce({ method, path, body, signal }: Call): Promise<Buffer> {
     const { token, timeoutMs } = this.#options
     const start = this.#base.protocol === 'https:' ? httpsRequest : httpRequest
     return new Promise((resolve, reject) => {
@@ -98,7 +114,11 @@ export class Transport {
         reject(
           signal?.aborted === true
             ? new KeyfoldError('ABORTED', undefined, cause)
-            : new KeyfoldError('CONNECTION_FAILED', cause.message, cause),
+            : new KeyfoldError(
+                'CONNECTION_FAILED',
+                `${this.#base.origin}: ${causeText(cause)}`,
+                cause,
+              ),
         )
       request.on('error', fail)
       request.on('timeout', () => request.destroy(new Error(`no answer within ${timeoutMs} ms`)))
@@ -112,47 +132,72 @@ export class Transport {
           // An answer cut off in the middle is no answer.
           if (!response.complete) fail(new Error('the answer was cut off'))
           else if (response.statusCode === 200) resolve(bytes)
-          else reject(errorOf(bytes, response.statusCode ?? 0, response.headers['retry-after']))
+          else reject(this.#errorOf(bytes, response.statusCode ?? 0, response.headers))
         })
       })
       request.end(body)
     })
   }
+
+  /** The server's {code, message, requestId} as the error it stands for. */
+  #errorOf(bytes: Buffer, status: number, headers: IncomingHttpHeaders): KeyfoldError {
+    const error =
+      decodeError(bytes) ??
+      // Something between us and the server has answered.
+      new KeyfoldError(
+        status >= 500 ? 'CONNECTION_FAILED' : 'INTERNAL',
+        `${this.#base.origin}: status ${status}, and no answer of keyfold's`,
+      )
+    const seconds = Number(headers['retry-after'])
+    if (seconds > 0) retryAfters.set(error, seconds * 1000)
+    return error
+  }
+}
+
+function decodeError(bytes: Buffer): KeyfoldError | undefined {
+  try {
+    const fields = decodeValue(bytes)
+    if (!(fields instanceof Map)) return undefined
+    const code: unknown = fields.get('code')
+    if (typeof code !== 'string' || !Object.hasOwn(ERRORS, code)) return undefined
+    const known = code as ErrorCode
+    const message = String(fields.get('message')).replace(`${ERRORS[known].message}: `, '')
+    const requestId = String(fields.get('requestId'))
+    const detail = message === ERRORS[known].message ? '' : `${message}; `
+    return new KeyfoldError(known, `${detail}request ${requestId}`, undefined, requestId)
+  } catch {
+    return undefined
+  }
+}
+
+function serverUrl(text: string): URL {
+  const url = URL.canParse(text) ? new URL(text) : undefined
+  if (url?.protocol === 'http:' || url?.protocol === 'https:') return url
+  throw new KeyfoldError(
+    'CONFIG_INVALID',
+    `the URL ${JSON.stringify(text)} is not one such as http://127.0.0.1:8790`,
+  )
+}
+
+/** A name with several addresses fails with one error for each, and says nothing itself. */
+function causeText(cause: Error): string {
+  return cause.message === '' && cause instanceof AggregateError
+    ? cause.errors.map((error: unknown) => (error as Error).message).join(', ')
+    : cause.message
+}
+
+/** Whether the server may have done what was asked, though it did not say so. */
+function mayBeDone({ code, cause }: KeyfoldError): boolean {
+  return (
+    code === 'CONNECTION_FAILED' &&
+    (cause as NodeJS.ErrnoException | undefined)?.code !== 'ECONNREFUSED'
+  )
 }
 
 const retryAfters = new WeakMap<KeyfoldError, number>()
 
 function retryAfterMs(error: KeyfoldError): number {
   return retryAfters.get(error) ?? 0
-}
-
-/** The server's {code, message, requestId} as the error it stands for. */
-function errorOf(bytes: Buffer, status: number, retryAfter: string | undefined): KeyfoldError {
-  const error = decodeError(bytes, status)
-  const seconds = Number(retryAfter)
-  if (seconds > 0) retryAfters.set(error, seconds * 1000)
-  return error
-}
-
-function decodeError(bytes: Buffer, status: number): KeyfoldError {
-  try {
-    const fields = decodeValue(bytes)
-    if (fields instanceof Map) {
-      const code: unknown = fields.get('code')
-      if (typeof code === 'string' && code in ERRORS) {
-        const known = code as ErrorCode
-        const message = String(fields.get('message')).replace(`${ERRORS[known].message}: `, '')
-        const detail = message === ERRORS[known].message ? '' : `${message}; `
-        return new KeyfoldError(known, `${detail}request ${String(fields.get('requestId'))}`)
-      }
-    }
-  } catch {
-    // Something between us and the server has answered.
-  }
-  return new KeyfoldError(
-    status >= 500 ? 'CONNECTION_FAILED' : 'INTERNAL',
-    `status ${status}, and no answer of keyfold's`,
-  )
 }
 
 /** Full jitter: many clients that were refused together do not come back together. */

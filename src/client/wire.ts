@@ -12,7 +12,10 @@ export type RequestValue = string | number | boolean | Uint8Array | EncryptionCo
 /** A list of byte strings. */
 export type Messages = readonly Uint8Array[]
 
-/** One map of the given fields; undefined ones are left out, and the longest list comes last. */
+/**
+ * One map of the given fields; undefined ones are left out, and the longest list comes last. TypeError where a caller
+ * in JavaScript gives another type: TypedArray.set would write text as zeros and say nothing.
+ */
 export function encodeRequest(
   fields: Readonly<Record<string, RequestValue | undefined>>,
 ): Uint8Array {
@@ -30,14 +33,22 @@ export function encodeRequest(
 
 function bytesOf(value: RequestValue): number {
   if (typeof value === 'string') return 5 + 3 * value.length
-  if (typeof value === 'number') return 9
+  if (typeof value === 'number') {
+    if (!Number.isSafeInteger(value) || value < 0) {
+      throw new KeyfoldError('REQUEST_MALFORMED', 'a whole number is needed')
+    }
+    return 9
+  }
   if (typeof value === 'boolean') return 1
   if (value instanceof Uint8Array) return 5 + value.length
-  if (isMessages(value)) return value.reduce((sum, message) => sum + 5 + message.length, 5)
-  return Object.entries(value).reduce(
-    (sum, [key, text]) => sum + 10 + 3 * (key.length + text.length),
-    5,
-  )
+  if (isMessages(value)) {
+    return value.reduce((sum, message) => sum + 5 + checkedMessage(message).length, 5)
+  }
+  return Object.entries(value).reduce((sum, [key, text]) => {
+    checkContextText(key)
+    checkContextText(text)
+    return sum + 10 + 3 * (key.length + text.length)
+  }, 5)
 }
 
 function writeValue(writer: MsgpackWriter, value: RequestValue): void {
@@ -52,6 +63,20 @@ function writeValue(writer: MsgpackWriter, value: RequestValue): void {
     const entries = Object.entries(value)
     writer.mapHead(entries.length)
     for (const [key, text] of entries) writer.string(key).string(text)
+  }
+}
+
+/** A message of the caller's, or TypeError. */
+export function checkedMessage(message: Uint8Array): Uint8Array {
+  if (message instanceof Uint8Array) return message
+  throw new TypeError('a message is a Uint8Array')
+}
+
+function checkContextText(text: string): void {
+  if (typeof text !== 'string') throw new TypeError('an encryption context holds text only')
+  // TextEncoder would turn a lone surrogate into U+FFFD, and two contexts into one.
+  if (/\p{Surrogate}/u.test(text)) {
+    throw new KeyfoldError('CONTEXT_INVALID', 'text has a lone surrogate')
   }
 }
 
@@ -122,8 +147,12 @@ function readMessages(walker: Walker, field: string): (Uint8Array | undefined)[]
   const count = walker.arrayHead(field)
   const messages = new Array<Uint8Array | undefined>(count)
   for (let i = 0; i < count; i++) {
-    if (walker.kind(field) === 'nil') walker.nil(field)
-    else messages[i] = readBytes(walker, field)
+    // Assigned, not left out: map() skips the holes of an array, and a failure would be passed over.
+    if (walker.kind(field) !== 'nil') messages[i] = readBytes(walker, field)
+    else {
+      walker.nil(field)
+      messages[i] = undefined
+    }
   }
   return messages
 }

@@ -306,7 +306,11 @@ export class MsgpackWriter {
   plain(value: PlainValue): this {
     if (value === null) return this.nil()
     if (typeof value === 'boolean') return this.boolean(value)
-    if (typeof value === 'number') return this.uint(value)
+    if (typeof value === 'number') {
+      // Other numbers would be written as some integer, and nobody would know.
+      if (Number.isSafeInteger(value) && value >= 0) return this.uint(value)
+      throw new KeyfoldError('REQUEST_MALFORMED', 'numbers are whole and not negative')
+    }
     if (typeof value === 'string') return this.string(value)
     if (value instanceof Uint8Array) return this.bin(value)
     if (isList(value)) {
