@@ -148,7 +148,6 @@ function sealPacked(
     plaintextBytes,
     lease.suite,
   )
-  const slot = slots.acquire(HEAD_ROOM_BYTES + bytes + TAIL_ROOM_BYTES)
   const packedEnd = HEAD_ROOM_BYTES + bytes
   const overhead = sealOverheadBytes(lease.suite)
   const sealedBytes = plaintextBytes + plaintexts.count * overhead
@@ -159,6 +158,13 @@ function sealPacked(
     plaintexts.count,
     slices.map((slice) => slice.firstMessage),
   )
+  let slot: Slot
+  try {
+    slot = slots.acquire(HEAD_ROOM_BYTES + bytes + TAIL_ROOM_BYTES)
+  } catch (error) {
+    crypto.abandonPacked(ticket)
+    throw error
+  }
   let sealedOffset = firstSealed
   const claims = slices.map((slice, part) => {
     const claim = {

@@ -33,7 +33,6 @@ export class Pool {
             filename: new URL('./worker.js', import.meta.url).href,
             minThreads: this.#workers,
             maxThreads: this.#workers,
-            maxQueue: POOL_QUEUE_MAX,
             // The next slice waits in the worker already when one is done.
             concurrentTasksPerWorker: 2,
             argv: [crypto.implementation],
@@ -43,8 +42,20 @@ export class Pool {
     // A worker that dies while it has nothing to do is replaced. Where none is left and none starts, the process had
     // better end than keep its callers waiting.
     this.#piscina?.on('error', (error: unknown) => {
-      if (this.#piscina?.threads.length === 0 && this.#piscina.queueSize > 0) throw error
+      if (this.#isStranded()) throw error
     })
+    // Piscina replaces no worker that dies before it is ready: what waits would wait for the next request.
+    this.#piscina?.on('workerDestroy', () =>
+      queueMicrotask(() => {
+        if (this.#isStranded())
+          this.#piscina?.run(undefined, { name: 'wake' }).catch(() => undefined)
+      }),
+    )
+  }
+
+  /** Whether work waits and nobody is there to do it. */
+  #isStranded(): boolean {
+    return this.#piscina?.threads.length === 0 && this.#piscina.queueSize > 0
   }
 
   /** How many slices a batch of this size is cut into; 1 with `inline` where it is done on the spot. */
@@ -64,11 +75,14 @@ export class Pool {
    */
   async run<N extends TaskName>(name: N, request: TaskRequests[N]): Promise<number> {
     if (this.#piscina === undefined) throw new KeyfoldError('INTERNAL', 'there are no workers')
+    if (this.#piscina.queueSize >= POOL_QUEUE_MAX) {
+      throw new KeyfoldError('OVERLOADED', 'the queue of work is full')
+    }
     let answer: TaskAnswer
     try {
       answer = (await this.#piscina.run(request, { name })) as TaskAnswer
     } catch (cause) {
-      throw errorOfPool(cause)
+      throw new KeyfoldError('WORKER_FAILED', undefined, cause)
     }
     if (typeof answer === 'number') return answer
     throw new KeyfoldError(answer.code, undefined, answer.message)
@@ -80,14 +94,6 @@ export class Pool {
 }
 
 const INLINE = { inline: true, parts: 1 } as const
-
-/** Of the pool itself, or of a worker that died. */
-function errorOfPool(cause: unknown): KeyfoldError {
-  if (cause instanceof Error && /queue/i.test(cause.message)) {
-    return new KeyfoldError('OVERLOADED', 'the queue of work is full')
-  }
-  return new KeyfoldError('WORKER_FAILED', undefined, cause)
-}
 
 /** Seals a few batches and takes the best time of each: what is slower was disturbed. */
 function measureCosts(crypto: Crypto): Costs {

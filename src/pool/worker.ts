@@ -34,6 +34,11 @@ export function openPackedPart(request: TaskRequests['openPackedPart']): TaskAns
   return answer(() => crypto.openPackedPart(request))
 }
 
+/** Nothing, but there has to be a worker for it. */
+export function wake(): TaskAnswer {
+  return 0
+}
+
 function answer(work: () => number): TaskAnswer {
   try {
     return work()

@@ -508,6 +508,26 @@ describe.each(native.map((crypto) => [crypto.implementation, crypto] as const))(
         await single.close()
       })
 
+      test('before it has begun, what waits for it is done by another one', async () => {
+        const double = new Pool(crypto, 2)
+        await double.run('sealBatch', minimal)
+        const endAll = async () => Promise.all(threads.slice(first).map((each) => each.terminate()))
+        const first = threads.length - 2
+        for (let i = 0; i < 3; i++) {
+          await endAll()
+          await turn()
+          // Those that take their places are still starting.
+          const answers = Array.from({ length: 9 }, () => codeOf(double.run('sealBatch', minimal)))
+          await turn()
+          await endAll()
+          for (const code of await Promise.all(answers)) {
+            expect(['done', 'WORKER_FAILED']).toContain(code)
+          }
+        }
+        expect(await codeOf(double.run('sealBatch', minimal))).toBe('done')
+        await double.close()
+      })
+
       test('again and again, the pool answers everything and still serves', async () => {
         const double = new Pool(crypto, 2)
         await double.run('sealBatch', minimal)
