@@ -137,7 +137,7 @@ export class Keyfold {
     options: EncryptOptions = {},
   ): Promise<EncryptedBatch> {
     const { keyId = '', ciphertexts } = await this.#encrypt(key, plaintexts, 'inline', options)
-    return { keyId, ciphertexts: wholeOf(ciphertexts) }
+    return { keyId, ciphertexts: wholeOf(ciphertexts, plaintexts.length) }
   }
 
   /** Smaller ciphertexts; the key entry of the batch is the caller's to keep. */
@@ -149,7 +149,7 @@ export class Keyfold {
     const answer = await this.#encrypt(key, plaintexts, 'detached', options)
     return {
       keyId: answer.keyId ?? '',
-      ciphertexts: wholeOf(answer.ciphertexts),
+      ciphertexts: wholeOf(answer.ciphertexts, plaintexts.length),
       keyEntry: presentOf(answer.keyEntry),
     }
   }
@@ -170,7 +170,10 @@ export class Keyfold {
   ): Promise<DecryptedBatch> {
     const { context, keyEntries, signal } = options
     const answer = await this.#call('/v1/decrypt', { context, keyEntries, ciphertexts }, signal)
-    return { plaintexts: presentOf(answer.plaintexts), errors: answer.errors ?? [] }
+    return {
+      plaintexts: countedOf(answer.plaintexts, ciphertexts.length),
+      errors: answer.errors ?? [],
+    }
   }
 
   async decryptPacked(packed: Uint8Array, options: CallOptions = {}): Promise<DecryptedBatch> {
@@ -192,7 +195,7 @@ export class Keyfold {
     const answer = await this.#call('/v1/re-encrypt', fields, signal)
     return {
       keyId: answer.keyId ?? '',
-      ciphertexts: presentOf(answer.ciphertexts),
+      ciphertexts: countedOf(answer.ciphertexts, ciphertexts.length),
       keyEntries: answer.keyEntries ?? [],
       errors: answer.errors ?? [],
     }
@@ -366,13 +369,22 @@ function abortable<T>(result: Promise<T>, signal: AbortSignal | undefined): Prom
 }
 
 function presentOf<T>(value: T | undefined): T {
-  if (value === undefined)
+  if (value === undefined) {
     throw new KeyfoldError('CONNECTION_FAILED', 'the answer is not one of keyfold')
+  }
   return value
 }
 
-function wholeOf(ciphertexts: (Uint8Array | undefined)[] | undefined): readonly Uint8Array[] {
-  return presentOf(ciphertexts).map(presentOf)
+/** One place for each message that was sent: what is answered belongs to them by its place alone. */
+function countedOf<T>(list: readonly T[] | undefined, count: number): readonly T[] {
+  return presentOf(list?.length === count ? list : undefined)
+}
+
+function wholeOf(
+  ciphertexts: readonly (Uint8Array | undefined)[] | undefined,
+  count: number,
+): readonly Uint8Array[] {
+  return countedOf(ciphertexts, count).map(presentOf)
 }
 
 function definedOf<T extends object>(options: T): T {
