@@ -233,6 +233,9 @@ function readSettingsFile(file: string): Record<string, string> {
       if (!names.has(name)) {
         throw new KeyfoldError('CONFIG_INVALID', `${file}: there is no setting ${name}`)
       }
+      if (!['string', 'number', 'boolean'].includes(typeof value)) {
+        throw new KeyfoldError('CONFIG_INVALID', `${name} in ${file}: one value is needed`)
+      }
       return [name, String(value)]
     }),
   )
