@@ -18,7 +18,7 @@ export async function initDataDirectory(
 ): Promise<string> {
   const crypto = chooseCrypto(config.crypto, { memoryLock: config.memoryLock, log: options.log })
   mkdirSync(config.dataDirectory, { recursive: true, mode: 0o700 })
-  createRootKey(config, crypto)
+  // The catalog first: it tells whether there is anything to lose before a root key is made.
   const catalog = await openCatalog(config)
   try {
     const tokens = await Tokens.load(catalog)
@@ -28,6 +28,7 @@ export async function initDataDirectory(
         `${config.dataDirectory} was initialised before; its admin token was shown then`,
       )
     }
+    createRootKey(config, crypto)
     const { token } = await tokens.create({
       name: 'admin',
       principalArn: `arn:aws:iam::${config.account}:root`,

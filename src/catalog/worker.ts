@@ -2,6 +2,7 @@
  * The catalog worker: the one thread that touches the embedded database, so that a slow disk or a foreign lock
  * never stops the event loop. It takes {id, sql, parameters} and answers {id, rows, changes} or {id, error}.
  */
+import { chmodSync, closeSync, existsSync, openSync, statSync } from 'node:fs'
 import { parentPort, workerData } from 'node:worker_threads'
 
 import type { CatalogAnswer, CatalogStatement, CatalogWorkerData } from './sqlite-dialect.ts'
@@ -53,7 +54,19 @@ function isNewEnough(constructor: DatabaseConstructor): boolean {
   return true
 }
 
+/**
+ * Only its owner reads the catalog. SQLite gives the log beside it the mode of the file itself. No descriptor of an
+ * existing catalog is opened here: closing it would drop the locks of whoever in this process has it open.
+ */
+function restrict(file: string): void {
+  if (!existsSync(file)) closeSync(openSync(file, 'wx', 0o600))
+  for (const name of [file, `${file}-wal`, `${file}-shm`]) {
+    if (existsSync(name) && (statSync(name).mode & 0o077) !== 0) chmodSync(name, 0o600)
+  }
+}
+
 function open(constructor: DatabaseConstructor, file: string): Database {
+  restrict(file)
   const database = new constructor(file)
   // One process owns an embedded catalog: a second one is told so at once instead of meeting locks later.
   database.exec('PRAGMA locking_mode=EXCLUSIVE')

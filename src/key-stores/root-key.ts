@@ -3,8 +3,8 @@
  * directory:
  *
  *     root.key     64 hex digits, mode 0600         rootKeySource file
- *     root.salt    32 hex digits                    rootKeySource passphrase: salt of scrypt
- *     root.check   hex, a key wrapped under the root key: it opens under no other
+ *     root.salt    32 hex digits, mode 0600         rootKeySource passphrase: salt of scrypt
+ *     root.check   hex, mode 0600; a key wrapped under the root key opens under no other
  */
 import { randomBytes, scryptSync } from 'node:crypto'
 import { existsSync, mkdirSync, readFileSync, statSync, writeFileSync } from 'node:fs'
@@ -18,6 +18,7 @@ type RootKeyConfig = Pick<Config, 'dataDirectory' | 'rootKey'>
 
 const ROOT_KEY_BYTES = 32
 const SALT_BYTES = 16
+const SALT_PATTERN = /^[0-9a-f]{32}$/
 /** 128 MiB and a few hundred ms a guess (RFC 7914; OWASP's strongest parameters). */
 const SCRYPT = { N: 2 ** 17, r: 8, p: 1, maxmem: 2 ** 28 }
 const CHECK_AAD = Buffer.from('keyfold/root/v1/check')
@@ -42,7 +43,11 @@ export function createRootKey(config: RootKeyConfig, crypto: Crypto): void {
     rootKey.fill(0)
   }
   if (config.rootKey.source === 'passphrase' && !existsSync(saltFile(config))) {
-    writeFileSync(saltFile(config), randomBytes(SALT_BYTES).toString('hex'), { flush: true })
+    writeFileSync(saltFile(config), randomBytes(SALT_BYTES).toString('hex'), {
+      mode: 0o600,
+      flag: 'wx',
+      flush: true,
+    })
   }
   const rootKey = loadRootKey(config)
   checkRootKey(config, crypto, rootKey, 'create')
@@ -60,7 +65,12 @@ function loadRootKey(config: RootKeyConfig): Uint8Array {
       )
     case 'passphrase': {
       if (!existsSync(saltFile(config))) throw notInitialised(config)
-      const salt = Buffer.from(readFileSync(saltFile(config), 'utf8').trim(), 'hex')
+      const digits = readFileSync(saltFile(config), 'utf8').trim()
+      // What is no hex would be left out in silence, and an empty salt is none.
+      if (!SALT_PATTERN.test(digits)) {
+        throw new KeyfoldError('CONFIG_INVALID', `${saltFile(config)}: 32 hex digits are needed`)
+      }
+      const salt = Buffer.from(digits, 'hex')
       const passphrase = requiredSecret('KEYFOLD_PASSPHRASE', 'the passphrase')
       return scryptSync(passphrase.normalize('NFC'), salt, ROOT_KEY_BYTES, SCRYPT)
     }
@@ -88,7 +98,7 @@ function decodeRootKey(digits: Uint8Array, where: string): Uint8Array {
   const length = digits.at(-1) === 0x0a ? digits.length - 1 : digits.length
   let usable = length === 2 * ROOT_KEY_BYTES
   for (let i = 0; usable && i < length; i++) {
-    const value = '0123456789abcdef'.indexOf(String.fromCharCode((digits[i] as number) | 0x20))
+    const value = '0123456789abcdef'.indexOf(String.fromCharCode(digits[i] as number).toLowerCase())
     usable = value >= 0
     rootKey[i >> 1] = ((rootKey[i >> 1] as number) << 4) | value
   }
