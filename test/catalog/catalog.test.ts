@@ -1,0 +1,258 @@
+/** The catalog: migrations, identity, one owner, changes that happen whole or not at all. */
+import { mkdtempSync, rmSync, statSync, truncateSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { sql } from 'kysely'
+import { afterEach, beforeEach, describe, expect, test } from 'vitest'
+
+import { openCatalog, type Catalog } from '../../dist/catalog/catalog.js'
+import { readKey } from '../../dist/catalog/keys.js'
+import { LocalKeyStore } from '../../dist/key-stores/local.js'
+import { createNodeCrypto } from '../../dist/crypto/node-crypto.js'
+import { Kms } from '../../dist/kms/kms.js'
+import { Tokens } from '../../dist/kms/tokens.js'
+import { dumpCatalog, runInCatalog, schemaOf } from './file.ts'
+
+let dataDirectory: string
+
+beforeEach(() => {
+  dataDirectory = mkdtempSync(join(tmpdir(), 'keyfold-catalog-'))
+})
+afterEach(() => rmSync(dataDirectory, { recursive: true, force: true }))
+
+const open = (region = 'eu-west-1', account = '111122223333'): Promise<Catalog> =>
+  openCatalog({ dataDirectory, region, account })
+
+const countOf = async (catalog: Catalog, table: 'kmsKeys' | 'keyMaterials'): Promise<number> =>
+  (await catalog.db.selectFrom(table).select('createdAtMs').execute()).length
+const changeNumber = async (catalog: Catalog): Promise<number> =>
+  (await catalog.db.selectFrom('changes').select('number').executeTakeFirstOrThrow()).number
+
+const ID = '00000000-0000-4000-8000-000000000001'
+const keyRow = (id = ID) => ({
+  id,
+  description: '',
+  state: 'Enabled' as const,
+  keySpec: 'SYMMETRIC_DEFAULT',
+  keyUsage: 'ENCRYPT_DECRYPT',
+  origin: 'AWS_KMS',
+  keyStore: 'local',
+  currentVersion: 1,
+  createdAtMs: 1,
+  changeNumber: 1,
+})
+
+describe('migrations', () => {
+  test('run a second time change nothing, with data in the tables', async () => {
+    const catalog = await open()
+    const kms = new Kms(catalog, [
+      new LocalKeyStore(createNodeCrypto(), new Uint8Array(32).fill(7)),
+    ])
+    await kms.createKey({ alias: 'alias/a', tags: new Map([['k', 'v']]), description: 'd' })
+    await new Tokens(catalog).create({ name: 'n', actions: ['*'], keys: ['*'] })
+    await catalog.close()
+    const before = dumpCatalog(dataDirectory)
+    expect(JSON.stringify(before)).toContain('alias/a')
+    for (let times = 0; times < 2; times++) await (await open()).close()
+    expect(dumpCatalog(dataDirectory)).toEqual(before)
+  })
+
+  test('of a newer keyfold are refused by name and nothing is touched', async () => {
+    await (await open()).close()
+    runInCatalog(dataDirectory, `insert into migrations values ('9999-what-is-to-come', 1)`)
+    const before = dumpCatalog(dataDirectory)
+    await expect(open()).rejects.toThrow('9999-what-is-to-come')
+    expect(dumpCatalog(dataDirectory)).toEqual(before)
+  })
+
+  test('that were cut off leave no half table: the next start finishes', async () => {
+    await (await open()).close()
+    const whole = schemaOf(dataDirectory)
+    // As it is when the process ended before the transaction of the first step: only the list of steps is there.
+    const tables = ['tokens', 'tags', 'aliases', 'keyMaterials', 'kmsKeys', 'changes', 'catalog']
+    const drops = tables.map((table) => `drop table "${table}"`)
+    runInCatalog(dataDirectory, ...drops, 'delete from migrations')
+    expect(schemaOf(dataDirectory)).not.toEqual(whole)
+    await (await open()).close()
+    expect(schemaOf(dataDirectory)).toEqual(whole)
+  })
+})
+
+describe('region and account', () => {
+  test('are those of the first opening, for good', async () => {
+    await (await open()).close()
+    for (const [region, account] of [
+      ['eu-west-2', '111122223333'],
+      ['eu-west-1', '111122223334'],
+    ] as const) {
+      await expect(open(region, account)).rejects.toMatchObject({
+        code: 'CONFIG_INVALID',
+        message: expect.stringContaining('eu-west-1 and account 111122223333') as string,
+      })
+    }
+    const catalog = await open()
+    expect([catalog.region, catalog.account]).toEqual(['eu-west-1', '111122223333'])
+    await catalog.close()
+  })
+})
+
+describe('the file', () => {
+  test('belongs to one opener: the second is told so, and the first goes on', async () => {
+    const catalog = await open()
+    await expect(open()).rejects.toMatchObject({
+      code: 'CATALOG_UNAVAILABLE',
+      message: expect.stringContaining('another keyfold process') as string,
+    })
+    expect(await changeNumber(catalog)).toBe(0)
+    await catalog.close()
+    await (await open()).close()
+  })
+
+  test('is written to disk before a change is acknowledged, and freed pages are overwritten', async () => {
+    const catalog = await open()
+    const pragma = async (name: string): Promise<unknown> =>
+      Object.values((await sql.raw(`PRAGMA ${name}`).execute(catalog.db)).rows[0] as object)[0]
+    expect(await pragma('journal_mode')).toBe('wal')
+    // 2 is FULL: the log is synced at every commit.
+    expect(await pragma('synchronous')).toBe(2)
+    expect(await pragma('foreign_keys')).toBe(1)
+    expect(await pragma('secure_delete')).toBe(1)
+    expect(await pragma('locking_mode')).toBe('exclusive')
+    await catalog.close()
+  })
+
+  test('that is cut in the middle is refused or whole, never misread', async () => {
+    await (await open()).close()
+    const file = join(dataDirectory, 'catalog.sqlite')
+    truncateSync(file, Math.floor(statSync(file).size / 2))
+    await expect(open()).rejects.toThrow()
+  })
+})
+
+describe('a change', () => {
+  let catalog: Catalog
+  beforeEach(async () => {
+    catalog = await open()
+    return () => catalog.close()
+  })
+
+  test('adds one to the change number, and hands that number in', async () => {
+    const seen: number[] = []
+    for (let i = 0; i < 3; i++) await catalog.change(async (_, number) => void seen.push(number))
+    expect(seen).toEqual([1, 2, 3])
+    expect(await changeNumber(catalog)).toBe(3)
+  })
+
+  test('that fails leaves no row and no number, and the next one is not held up', async () => {
+    await expect(
+      catalog.change(async (transaction) => {
+        await transaction.insertInto('kmsKeys').values(keyRow()).execute()
+        expect((await readKey(transaction, ID))?.id).toBe(ID)
+        throw new Error('half-way')
+      }),
+    ).rejects.toThrow('half-way')
+    expect(await countOf(catalog, 'kmsKeys')).toBe(0)
+    expect(await changeNumber(catalog)).toBe(0)
+    await catalog.change(async () => undefined)
+    expect(await changeNumber(catalog)).toBe(1)
+  })
+
+  test('takes its turn: hundreds at once see no other half-way, and each has its own number', async () => {
+    const numbers = await Promise.all(
+      Array.from({ length: 200 }, (_, i) =>
+        catalog
+          .change(async (transaction, number) => {
+            const id = `00000000-0000-4000-8000-${String(i).padStart(12, '0')}`
+            await transaction.insertInto('kmsKeys').values(keyRow(id)).execute()
+            await transaction
+              .insertInto('keyMaterials')
+              .values({
+                kmsKeyId: id,
+                version: 1,
+                stored: new Uint8Array([1]),
+                createdAtMs: 1,
+                destroyedAtMs: null,
+              })
+              .execute()
+            const keys = await transaction.selectFrom('kmsKeys').select('id').execute()
+            const materials = await transaction
+              .selectFrom('keyMaterials')
+              .select('version')
+              .execute()
+            expect(materials).toHaveLength(keys.length)
+            if (i % 10 === 3) throw new Error('this one is taken back')
+            return number
+          })
+          .catch(() => undefined),
+      ),
+    )
+    const committed = numbers.filter((number) => number !== undefined)
+    expect(committed).toHaveLength(180)
+    expect(new Set(committed).size).toBe(180)
+    expect(await changeNumber(catalog)).toBe(180)
+    expect(await countOf(catalog, 'kmsKeys')).toBe(180)
+    expect(await countOf(catalog, 'keyMaterials')).toBe(180)
+  })
+
+  test('of a catalog that was closed is refused, not left waiting', async () => {
+    const closed = await openCatalog({
+      dataDirectory: mkdtempSync(join(dataDirectory, 'other-')),
+      region: 'r',
+      account: '000000000000',
+    })
+    await closed.close()
+    await expect(closed.change(async () => undefined)).rejects.toThrow()
+  })
+})
+
+describe('the tables', () => {
+  let catalog: Catalog
+  beforeEach(async () => {
+    catalog = await open()
+    await catalog.db.insertInto('kmsKeys').values(keyRow()).execute()
+    return () => catalog.close()
+  })
+  const material = { kmsKeyId: ID, version: 1, createdAtMs: 1 }
+  const stored = new Uint8Array([1, 2, 3])
+
+  test('take no material, alias or tag of a key that is not there', async () => {
+    const absent = '00000000-0000-4000-8000-00000000dead'
+    const row = { ...material, kmsKeyId: absent, stored, destroyedAtMs: null }
+    await expect(catalog.db.insertInto('keyMaterials').values(row).execute()).rejects.toThrow(
+      /FOREIGN KEY/,
+    )
+    const alias = { name: 'alias/a', kmsKeyId: absent, createdAtMs: 1, updatedAtMs: 1 }
+    await expect(
+      catalog.db
+        .insertInto('aliases')
+        .values({ ...alias, changeNumber: 1 })
+        .execute(),
+    ).rejects.toThrow(/FOREIGN KEY/)
+  })
+
+  test('take one material for each version, which is there or a tombstone', async () => {
+    const insert = (row: {
+      readonly stored: Uint8Array | null
+      readonly destroyedAtMs: number | null
+    }): Promise<unknown> =>
+      catalog.db
+        .insertInto('keyMaterials')
+        .values({ ...material, ...row })
+        .execute()
+    await expect(insert({ stored: null, destroyedAtMs: null })).rejects.toThrow(/CHECK/)
+    await expect(insert({ stored, destroyedAtMs: 1 })).rejects.toThrow(/CHECK/)
+    await insert({ stored, destroyedAtMs: null })
+    await expect(insert({ stored, destroyedAtMs: null })).rejects.toThrow(/UNIQUE/)
+    expect((await readKey(catalog.db, ID))?.materials).toHaveLength(1)
+  })
+
+  test('hide a tombstone from whoever reads the key', async () => {
+    const rows = [
+      { ...material, version: 1, stored: null, destroyedAtMs: 5 },
+      { ...material, version: 2, stored, destroyedAtMs: null },
+    ]
+    await catalog.db.insertInto('keyMaterials').values(rows).execute()
+    const versions = (await readKey(catalog.db, ID))?.materials.map(({ version }) => version)
+    expect(versions).toEqual([2])
+  })
+})
