@@ -122,6 +122,7 @@ export type MessageErrorCode =
   | 'KEY_STORE_UNREACHABLE'
   | 'MISS_BUDGET_SPENT'
   | 'KEY_TABLE_FULL'
+  | 'ROOT_KEY_INVALID'
 
 /**
  * An error with a code from the table. `detail` names the field and the limit, and is shown to the caller;

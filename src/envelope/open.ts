@@ -189,6 +189,8 @@ const REFUSALS: ReadonlySet<string> = new Set<MessageErrorCode>([
   'KEY_STORE_UNREACHABLE',
   'MISS_BUDGET_SPENT',
   'KEY_TABLE_FULL',
+  // Not the ciphertext is bad and no retry helps: the catalog was changed, or is another root key's.
+  'ROOT_KEY_INVALID',
 ])
 
 function refusalOf(error: unknown): MessageErrorCode {
