@@ -14,7 +14,7 @@ import type { KeyMaterial, KeyStore } from '../key-stores/key-store.ts'
 import { assertState } from '../kms/kms-key.ts'
 import type { CallerDataKey, DataKeysRequest } from './batch.ts'
 import { required } from './decrypt.ts'
-import { authorizedKey, type EnvelopeParts } from './parts.ts'
+import { assertStillEnabled, authorizedKey, type EnvelopeParts } from './parts.ts'
 
 const DATA_KEY_BYTES = 32
 
@@ -39,6 +39,7 @@ export async function generateDataKeys(
     const { storePart, plaintext } = request.plaintext
       ? await wrapRandomBytes(store, material, aad)
       : await wrapUnseen(parts, store, material, aad)
+    assertStillEnabled(parts, kmsKey)
     dataKeys.push({ wrappedKey: encodeWrappedKey({ ...header, storePart }), plaintext })
   }
   return { keyId: kmsKey.arn, dataKeys }

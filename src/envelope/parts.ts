@@ -2,7 +2,14 @@
 import type { Crypto } from '../crypto/crypto.ts'
 import type { DataKeys } from '../data-keys/lease.ts'
 import type { KeyStore } from '../key-stores/key-store.ts'
-import type { Action, Authorize, KmsKey, KmsKeyRegistry, Principal } from '../kms/kms-key.ts'
+import {
+  assertState,
+  type Action,
+  type Authorize,
+  type KmsKey,
+  type KmsKeyRegistry,
+  type Principal,
+} from '../kms/kms-key.ts'
 import type { Pool } from '../pool/pool.ts'
 import type { SlotPool } from '../pool/slot.ts'
 import { KeyfoldError } from '../errors.ts'
@@ -46,6 +53,11 @@ export function authorizedKey(
   }
   if (kmsKey !== undefined) return authorized(kmsKey)
   return registry.resolve(reference).then(authorized, refuse)
+}
+
+/** After an await: nothing is handed out under a KMS key whose disabling was acknowledged meanwhile. */
+export function assertStillEnabled({ registry }: EnvelopeParts, kmsKey: KmsKey): void {
+  assertState((registry.current(kmsKey.id) ?? kmsKey).state, ['Enabled'])
 }
 
 /** Runs `work` now or when the value is there; `beforeWait` runs only in the second case, before anything waits. */

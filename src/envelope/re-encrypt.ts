@@ -36,7 +36,7 @@ import {
   type OpenBatchRequest,
   type ScannedBatch,
 } from './open.ts'
-import { authorizedKey, type EnvelopeParts } from './parts.ts'
+import { assertStillEnabled, authorizedKey, type EnvelopeParts } from './parts.ts'
 import { measurePlaintexts, sealPlaintexts } from './seal.ts'
 
 export async function reEncrypt(
@@ -160,6 +160,7 @@ async function rewrapEntry(
   const aad = encodeWrappedKeyAad(header, context.hash)
   const store = parts.keyStoreOf(target)
   const storePart = await store.wrapMessageKey(material, aad, lease.key)
+  assertStillEnabled(parts, target)
   const wrappedKey = encodeWrappedKey({ ...header, storePart })
   return encodeKeyEntry({ commitment, wrappedKey })
 }
