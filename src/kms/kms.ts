@@ -242,8 +242,8 @@ export class Kms implements KmsKeyRegistry {
     checkAliasName(alias)
     const kmsKey = await this.resolve(reference)
     await this.#change(kmsKey.id, async (transaction, changeNumber) => {
-      await readExistingAlias(transaction, alias)
-      await assertRoomForAlias(transaction, kmsKey.id)
+      const { kmsKeyId } = await readExistingAlias(transaction, alias)
+      if (kmsKeyId !== kmsKey.id) await assertRoomForAlias(transaction, kmsKey.id)
       const moved = { name: alias, kmsKeyId: kmsKey.id }
       await catalogKeys.updateAlias(transaction, moved, Date.now(), changeNumber)
     })
