@@ -83,6 +83,7 @@ export class Tokens {
   async revoke(id: string): Promise<void> {
     const stored = this.#tokens.get(id)
     if (stored === undefined) throw new KeyfoldError('TOKEN_NOT_FOUND')
+    if (stored.revokedAtMs !== null) return
     const revokedAtMs = Date.now()
     await this.#catalog.change((transaction, changeNumber) =>
       revokeToken(transaction, id, revokedAtMs, changeNumber),
@@ -125,9 +126,11 @@ const NAME_PATTERN = /^[\w+=,.@-]{1,64}$/
 const PRINCIPAL_PATTERN = /^arn:aws:iam::\d{12}:(?:root|user\/[\w+=,.@/-]+|role\/[\w+=,.@/-]+)$/
 const PATTERNS_MAX = 64
 const PATTERN_CHARACTERS_MAX = 2_048
+/** The last moment that a Date can hold (ECMA-262 §21.4.1.1). */
+const EXPIRES_AT_MS_MAX = 8.64e15
 
 function checkNewToken(request: NewToken): void {
-  const { name, principalArn, actions, keys } = request
+  const { name, principalArn, actions, keys, expiresAtMs } = request
   if (!NAME_PATTERN.test(name)) {
     throw new KeyfoldError('REQUEST_MALFORMED', 'name: 1 to 64 letters, digits and + = , . @ - _')
   }
@@ -136,6 +139,13 @@ function checkNewToken(request: NewToken): void {
       'REQUEST_MALFORMED',
       'principal: arn:aws:iam::ACCOUNT:user/NAME is needed',
     )
+  }
+  if (expiresAtMs !== undefined) {
+    // What is no whole number of milliseconds would be kept as another one, or as none at all.
+    const usable = Number.isInteger(expiresAtMs) && expiresAtMs <= EXPIRES_AT_MS_MAX
+    if (!usable || expiresAtMs <= Date.now()) {
+      throw new KeyfoldError('REQUEST_MALFORMED', 'expiry: a moment in the future is needed')
+    }
   }
   for (const [field, patterns] of Object.entries({ actions, keys })) {
     const usable =
