@@ -2,6 +2,8 @@
  * Small work stays put, big work moves: a thread hop costs more than sealing a small batch, and a large batch would
  * hold everyone up on the event loop. Where the line is depends on the machine, so it is measured at start-up.
  */
+import type { Worker } from 'node:worker_threads'
+
 import { Piscina } from 'piscina'
 
 import type { Crypto } from '../crypto/crypto.ts'
@@ -19,6 +21,8 @@ export class Pool {
   readonly #piscina: Piscina | undefined
   readonly #workers: number
   readonly #costs: Costs
+  /** Workers that are still loading. Piscina counts its first ones as ready from the start. */
+  readonly #loading = new Set<Worker>()
   inlineBatches = 0
   pooledBatches = 0
 
@@ -39,6 +43,7 @@ export class Pool {
             // Nothing of the environment, where secrets may stand.
             env: {},
           })
+    for (const worker of this.#piscina?.threads ?? []) this.#watch(worker)
     // A worker that dies while it has nothing to do is replaced. Where none is left and none starts, the process had
     // better end than keep its callers waiting.
     this.#piscina?.on('error', (error: unknown) => {
@@ -88,8 +93,26 @@ export class Pool {
     throw new KeyfoldError(answer.code, undefined, answer.message)
   }
 
+  /**
+   * A worker that is ended while it loads can take the process with it: Node 20 aborts where that cuts the require() of
+   * an ES module short (v8::Module::IsGraphAsync).
+   */
   async close(): Promise<void> {
+    const loaded = [...this.#loading].map((worker) => {
+      worker.ref()
+      return new Promise<void>((resolve) => {
+        worker.once('message', () => resolve()).once('exit', () => resolve())
+      })
+    })
+    await Promise.all(loaded)
     await this.#piscina?.close()
+  }
+
+  /** The first message of a worker says that it is ready. */
+  #watch(worker: Worker): void {
+    this.#loading.add(worker)
+    const done = (): void => void this.#loading.delete(worker)
+    worker.once('message', done).once('exit', done)
   }
 }
 
