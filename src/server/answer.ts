@@ -40,9 +40,10 @@ export function encodeError(code: ErrorCode, message: string, requestId: string)
 /** {keyId, ciphertexts} or {keyId, packed}, and keyEntry for detached. */
 export function encodeEncrypted(result: BatchResult, slots: SlotPool): Answer {
   const [keyEntry] = result.keyEntries
-  const tail = new MsgpackWriter(new Uint8Array(keyEntry === undefined ? 0 : 16 + keyEntry.length))
-  if (keyEntry !== undefined) tail.string('keyEntry').bin(keyEntry)
-  return surround(result, keyEntry === undefined ? 2 : 3, tail.written(), slots)
+  if (keyEntry === undefined) return surround(result, 2, NO_BYTES, slots)
+  const tail = new MsgpackWriter(new Uint8Array(16 + keyEntry.length))
+  tail.string('keyEntry').bin(keyEntry)
+  return surround(result, 3, tail.written(), slots)
 }
 
 /** As encrypt; detached has an entry for each that was sent, and failed messages have their codes. */
@@ -97,7 +98,7 @@ function surround(result: BatchResult, fields: number, tail: Uint8Array, slots: 
   else head.arrayHead(messages)
   const room = result.slot.bytes.length - result.end
   if (tail.length <= room) {
-    result.slot.bytes.set(tail, result.end)
+    if (tail.length > 0) result.slot.bytes.set(tail, result.end)
     return {
       memory: result.slot.bytes,
       offset,
