@@ -50,7 +50,10 @@ export function createMessageStream(
     const left = before
       .then(() => answered)
       .then(emit)
-      .finally(() => underWay.shift())
+      // In braces: finally() would wait for a promise that it is given, which is this one.
+      .finally(() => {
+        underWay.shift()
+      })
     left.catch((error: unknown) => stream.destroy(error as Error))
     underWay.push(left)
     gathered = []
