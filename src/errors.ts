@@ -63,6 +63,78 @@ export const ERRORS = {
   ALIAS_INVALID: kind(400, 'InvalidAliasNameException', 'the alias name is not valid'),
   TAG_INVALID: kind(400, 'TagException', 'a tag is not valid'),
   TOKEN_NOT_FOUND: kind(404, 'NotFoundException', 'there is no such token'),
+  ACCESS_KEY_NOT_FOUND: kind(404, 'NotFoundException', 'there is no such access key'),
+  KMS_KEY_INCORRECT: kind(
+    400,
+    'IncorrectKeyException',
+    'the ciphertext was not made under this KMS key',
+  ),
+  KMS_KEY_USAGE_INVALID: kind(
+    400,
+    'InvalidKeyUsageException',
+    'the KMS key is not for this operation',
+  ),
+  KMS_KEY_UNAVAILABLE: kind(500, 'KeyUnavailableException', 'the KMS key is not available'),
+  OPERATION_UNSUPPORTED: kind(
+    400,
+    'UnsupportedOperationException',
+    'this operation is not supported for the KMS key',
+  ),
+  ARN_INVALID: kind(400, 'InvalidArnException', 'the ARN is not valid'),
+  MARKER_INVALID: kind(400, 'InvalidMarkerException', 'the marker is none that a list gave'),
+  SIGNATURE_INVALID: kind(400, 'KMSInvalidSignatureException', 'the signature does not verify'),
+  MAC_INVALID: kind(400, 'KMSInvalidMacException', 'the MAC does not verify'),
+  DRY_RUN: kind(
+    400,
+    'DryRunOperationException',
+    'The request would have succeeded, but the DryRun option is set.',
+  ),
+
+  // Policies and grants.
+  POLICY_MALFORMED: kind(
+    400,
+    'MalformedPolicyDocumentException',
+    'the policy document is not valid',
+  ),
+  POLICY_NOT_FOUND: kind(404, 'NotFoundException', 'there is no such policy'),
+  GRANT_NOT_FOUND: kind(404, 'NotFoundException', 'there is no such grant'),
+  GRANT_ID_INVALID: kind(400, 'InvalidGrantIdException', 'the grant id is not valid'),
+  GRANT_TOKEN_INVALID: kind(400, 'InvalidGrantTokenException', 'the grant token is not valid'),
+
+  // Imported key material.
+  IMPORT_TOKEN_INVALID: kind(
+    400,
+    'InvalidImportTokenException',
+    'the import token is none that was given for this KMS key',
+  ),
+  IMPORT_TOKEN_EXPIRED: kind(400, 'ExpiredImportTokenException', 'the import token has expired'),
+  KEY_MATERIAL_INCORRECT: kind(
+    400,
+    'IncorrectKeyMaterialException',
+    'this is not the key material that was imported before, or it is of the wrong length',
+  ),
+
+  // The AWS protocol's own.
+  AUTHENTICATION_MISSING: kind(
+    400,
+    'MissingAuthenticationTokenException',
+    'the request is not signed',
+  ),
+  ACCESS_KEY_UNKNOWN: kind(
+    400,
+    'UnrecognizedClientException',
+    'The security token included in the request is invalid.',
+  ),
+  SESSION_EXPIRED: kind(
+    400,
+    'ExpiredTokenException',
+    'The security token included in the request is expired',
+  ),
+  REQUEST_SIGNATURE_INVALID: kind(
+    400,
+    'InvalidSignatureException',
+    'The request signature we calculated does not match the signature you provided.',
+  ),
 
   // The service itself.
   KEY_TABLE_FULL: kind(503, 'KMSInternalException', 'the key table is full'),
@@ -102,6 +174,11 @@ export const ERRORS = {
     500,
     'KMSInternalException',
     'the native addon is required and could not be loaded',
+  ),
+  AUDIT_UNAVAILABLE: kind(
+    503,
+    'KMSInternalException',
+    'the audit log takes no record; nothing was done',
   ),
   CATALOG_UNAVAILABLE: kind(503, 'DependencyTimeoutException', 'the catalog did not answer'),
 

@@ -8,20 +8,33 @@ import type { CatalogTables } from './schema.ts'
 
 type Queries = Kysely<CatalogTables>
 
-export interface StoredKey {
-  readonly id: string
-  readonly description: string
-  readonly state: CatalogTables['kmsKeys']['state']
-  readonly keySpec: string
-  readonly keyUsage: string
-  readonly origin: string
-  readonly keyStore: string
-  readonly currentVersion: number
-  readonly createdAtMs: number
-  readonly changeNumber: number
+type KeyRow = Readonly<CatalogTables['kmsKeys']>
+
+export interface StoredMaterial {
+  readonly version: number
+  readonly stored: Uint8Array
+  readonly publicKey: Uint8Array | null
+}
+
+export interface StoredGrant extends Readonly<
+  Omit<CatalogTables['grants'], 'operations' | 'constraints'>
+> {
+  readonly operations: readonly string[]
+  readonly constraints: GrantConstraints
+}
+
+/** As CreateGrant takes them. */
+export interface GrantConstraints {
+  readonly equals?: Readonly<Record<string, string>>
+  readonly subset?: Readonly<Record<string, string>>
+}
+
+export interface StoredKey extends KeyRow {
   /** Without tombstones, ascending by version. */
-  readonly materials: readonly { readonly version: number; readonly stored: Uint8Array }[]
+  readonly materials: readonly StoredMaterial[]
   readonly tags: readonly { readonly key: string; readonly value: string }[]
+  readonly aliases: readonly string[]
+  readonly grants: readonly StoredGrant[]
 }
 
 export async function readKey(db: Queries, id: string): Promise<StoredKey | undefined> {
@@ -29,7 +42,7 @@ export async function readKey(db: Queries, id: string): Promise<StoredKey | unde
   if (key === undefined) return undefined
   const materials = await db
     .selectFrom('keyMaterials')
-    .select(['version', 'stored'])
+    .select(['version', 'stored', 'publicKey'])
     .where('kmsKeyId', '=', id)
     .where('stored', 'is not', null)
     .orderBy('version')
@@ -40,18 +53,46 @@ export async function readKey(db: Queries, id: string): Promise<StoredKey | unde
     .where('kmsKeyId', '=', id)
     .orderBy('key')
     .execute()
+  const aliases = await db
+    .selectFrom('aliases')
+    .select('name')
+    .where('kmsKeyId', '=', id)
+    .orderBy('name')
+    .execute()
+  const grants = await db
+    .selectFrom('grants')
+    .selectAll()
+    .where('kmsKeyId', '=', id)
+    .orderBy('id')
+    .execute()
   return {
     ...key,
-    materials: materials.map(({ version, stored }) => ({ version, stored: stored as Uint8Array })),
+    materials: materials.map((material) => ({
+      ...material,
+      stored: material.stored as Uint8Array,
+    })),
     tags,
+    aliases: aliases.map(({ name }) => name),
+    grants: grants.map(({ operations, constraints, ...grant }) => ({
+      ...grant,
+      operations: JSON.parse(operations) as string[],
+      constraints: JSON.parse(constraints) as GrantConstraints,
+    })),
   }
 }
 
-export async function insertKey(db: Queries, key: StoredKey): Promise<void> {
+export type NewStoredKey = Omit<StoredKey, 'aliases' | 'grants'>
+
+export async function insertKey(db: Queries, key: NewStoredKey): Promise<void> {
   const { materials, tags, ...row } = key
   await db.insertInto('kmsKeys').values(row).execute()
-  for (const { version, stored } of materials) {
-    await insertMaterial(db, { kmsKeyId: key.id, version, stored, createdAtMs: key.createdAtMs })
+  for (const material of materials) {
+    await insertMaterial(db, {
+      kmsKeyId: key.id,
+      createdAtMs: key.createdAtMs,
+      rotation: null,
+      ...material,
+    })
   }
   for (const tag of tags)
     await db
@@ -66,19 +107,27 @@ export async function insertMaterial(
     readonly kmsKeyId: string
     readonly version: number
     readonly stored: Uint8Array
+    readonly publicKey: Uint8Array | null
     readonly createdAtMs: number
+    readonly rotation: 'AUTOMATIC' | 'ON_DEMAND' | null
   },
 ): Promise<void> {
   await db
     .insertInto('keyMaterials')
-    .values({ ...material, destroyedAtMs: null })
+    .values({
+      ...material,
+      destroyedAtMs: null,
+      validToMs: null,
+      fingerprint: null,
+      description: null,
+    })
     .execute()
 }
 
 export async function updateKey(
   db: Queries,
   id: string,
-  change: Partial<Pick<StoredKey, 'state' | 'currentVersion' | 'description'>>,
+  change: Partial<Omit<KeyRow, 'id' | 'createdAtMs' | 'changeNumber'>>,
   changeNumber: number,
 ): Promise<void> {
   await db

@@ -11,7 +11,10 @@ interface Migration {
   readonly up: (transaction: Transaction<CatalogTables>) => Promise<void>
 }
 
-const MIGRATIONS: readonly Migration[] = [{ name: '0001-kms-keys-and-tokens', up: createTables }]
+const MIGRATIONS: readonly Migration[] = [
+  { name: '0001-kms-keys-and-tokens', up: createTables },
+  { name: '0002-control-plane', up: addControlPlane },
+]
 
 /** Runs what has not run yet. A catalog of a newer keyfold is refused rather than misread. */
 export async function migrate(db: Kysely<CatalogTables>): Promise<void> {
@@ -107,4 +110,114 @@ async function createTables(transaction: Transaction<CatalogTables>): Promise<vo
     .addColumn('revokedAtMs', 'bigint')
     .addColumn('changeNumber', 'bigint', (column) => column.notNull())
     .execute()
+}
+
+/** Policies, grants, access keys, rotation, deletion, imports and usage. */
+async function addControlPlane(transaction: Transaction<CatalogTables>): Promise<void> {
+  const { schema } = transaction
+  const addKeyColumn = (
+    name: string,
+    type: 'text' | 'bigint' | 'integer',
+    initial?: string,
+  ): Promise<void> =>
+    schema
+      .alterTable('kmsKeys')
+      .addColumn(name, type, (column) =>
+        initial === undefined ? column : column.notNull().defaultTo(initial),
+      )
+      .execute()
+  await addKeyColumn('manager', 'text', 'CUSTOMER')
+  await addKeyColumn('policy', 'text', '')
+  await addKeyColumn('multiRegion', 'text')
+  await addKeyColumn('region', 'text')
+  await addKeyColumn('deletionAtMs', 'bigint')
+  await addKeyColumn('pendingWindowDays', 'integer')
+  await addKeyColumn('rotationPeriodDays', 'integer')
+  await addKeyColumn('nextRotationAtMs', 'bigint')
+  // Keys that are there already get the policy that CreateKey gives without one.
+  const { account } = (await transaction
+    .selectFrom('catalog')
+    .select('account')
+    .executeTakeFirst()) ?? { account: '' }
+  await transaction
+    .updateTable('kmsKeys')
+    .set({ policy: policyOfFirstKeys(account) })
+    .execute()
+  for (const [name, type] of [
+    ['publicKey', 'blob'],
+    ['rotation', 'text'],
+    ['validToMs', 'bigint'],
+    ['fingerprint', 'blob'],
+    ['description', 'text'],
+  ] as const) {
+    await schema.alterTable('keyMaterials').addColumn(name, type).execute()
+  }
+  await schema
+    .createTable('grants')
+    .addColumn('id', 'text', (column) => column.primaryKey())
+    .addColumn('kmsKeyId', 'text', (column) => column.notNull().references('kmsKeys.id'))
+    .addColumn('granteePrincipal', 'text', (column) => column.notNull())
+    .addColumn('retiringPrincipal', 'text')
+    .addColumn('operations', 'text', (column) => column.notNull())
+    .addColumn('constraints', 'text', (column) => column.notNull())
+    .addColumn('name', 'text')
+    .addColumn('tokenHash', 'blob', (column) => column.notNull())
+    .addColumn('createdAtMs', 'bigint', (column) => column.notNull())
+    .addColumn('changeNumber', 'bigint', (column) => column.notNull())
+    .execute()
+  await schema.createIndex('grantsOfKey').on('grants').columns(['kmsKeyId', 'id']).execute()
+  await schema
+    .createIndex('grantsToRetire')
+    .on('grants')
+    .columns(['retiringPrincipal', 'id'])
+    .execute()
+  await schema
+    .createTable('accessKeys')
+    .addColumn('id', 'text', (column) => column.primaryKey())
+    .addColumn('principalArn', 'text', (column) => column.notNull())
+    .addColumn('sealedSecret', 'blob', (column) => column.notNull())
+    .addColumn('sessionTokenHash', 'blob')
+    .addColumn('createdAtMs', 'bigint', (column) => column.notNull())
+    .addColumn('expiresAtMs', 'bigint')
+    .addColumn('revokedAtMs', 'bigint')
+    .addColumn('changeNumber', 'bigint', (column) => column.notNull())
+    .execute()
+  await schema
+    .createTable('identityPolicies')
+    .addColumn('principalArn', 'text', (column) => column.notNull())
+    .addColumn('name', 'text', (column) => column.notNull())
+    .addColumn('document', 'text', (column) => column.notNull())
+    .addColumn('changeNumber', 'bigint', (column) => column.notNull())
+    .addPrimaryKeyConstraint('identityPoliciesKey', ['principalArn', 'name'])
+    .execute()
+  await schema
+    .createTable('importParameters')
+    .addColumn('tokenHash', 'blob', (column) => column.primaryKey())
+    .addColumn('kmsKeyId', 'text', (column) => column.notNull().references('kmsKeys.id'))
+    .addColumn('wrappingAlgorithm', 'text', (column) => column.notNull())
+    .addColumn('sealedPrivateKey', 'blob', (column) => column.notNull())
+    .addColumn('expiresAtMs', 'bigint', (column) => column.notNull())
+    .execute()
+  await schema
+    .createTable('keyUses')
+    .addColumn('kmsKeyId', 'text', (column) => column.notNull().references('kmsKeys.id'))
+    .addColumn('version', 'integer', (column) => column.notNull())
+    .addColumn('messages', 'bigint', (column) => column.notNull())
+    .addColumn('bytes', 'bigint', (column) => column.notNull())
+    .addColumn('lastUsedAtMs', 'bigint', (column) => column.notNull())
+    .addColumn('lastOperation', 'text', (column) => column.notNull())
+    .addPrimaryKeyConstraint('keyUsesKey', ['kmsKeyId', 'version'])
+    .execute()
+}
+
+/** What AWS KMS gives a key that is created without a policy; written out, for this step never changes. */
+function policyOfFirstKeys(account: string): string {
+  const statement = {
+    Sid: 'Enable IAM User Permissions',
+    Effect: 'Allow',
+    Principal: { AWS: `arn:aws:iam::${account}:root` },
+    Action: 'kms:*',
+    Resource: '*',
+  }
+  return JSON.stringify({ Version: '2012-10-17', Id: 'key-default-1', Statement: [statement] })
 }

@@ -19,7 +19,13 @@ export interface CatalogTables {
     /** UUID or mrk-…, as text. */
     id: string
     description: string
-    state: 'Enabled' | 'Disabled' | 'PendingDeletion'
+    state:
+      | 'Enabled'
+      | 'Disabled'
+      | 'PendingDeletion'
+      | 'PendingReplicaDeletion'
+      | 'PendingImport'
+      | 'Unavailable'
     keySpec: string
     keyUsage: string
     origin: string
@@ -27,6 +33,19 @@ export interface CatalogTables {
     currentVersion: number
     createdAtMs: number
     changeNumber: number
+    /** AWS: made by an integration of the service. */
+    manager: 'CUSTOMER' | 'AWS'
+    /** JSON, as PutKeyPolicy took it. */
+    policy: string
+    multiRegion: 'PRIMARY' | 'REPLICA' | null
+    /** Of a multi-Region key: where this row's key is. Null: the catalog's own region. */
+    region: string | null
+    /** When its waiting period ends; null unless deletion is scheduled. */
+    deletionAtMs: number | null
+    pendingWindowDays: number | null
+    /** Automatic rotation; null where it is off. */
+    rotationPeriodDays: number | null
+    nextRotationAtMs: number | null
   }
   keyMaterials: {
     kmsKeyId: string
@@ -35,6 +54,14 @@ export interface CatalogTables {
     stored: Uint8Array | null
     createdAtMs: number
     destroyedAtMs: number | null
+    /** SubjectPublicKeyInfo (RFC 5280) of an asymmetric key. */
+    publicKey: Uint8Array | null
+    /** How this version came to be, if not with the key itself. */
+    rotation: 'AUTOMATIC' | 'ON_DEMAND' | null
+    /** Imported material: when it expires (null: never), and how it is known again when it is imported anew. */
+    validToMs: number | null
+    fingerprint: Uint8Array | null
+    description: string | null
   }
   aliases: {
     /** Without the leading `alias/`. */
@@ -58,6 +85,57 @@ export interface CatalogTables {
     expiresAtMs: number | null
     revokedAtMs: number | null
     changeNumber: number
+  }
+  grants: {
+    id: string
+    kmsKeyId: string
+    granteePrincipal: string
+    retiringPrincipal: string | null
+    /** JSON array of operations. */
+    operations: string
+    /** JSON {equals?, subset?} of string maps. */
+    constraints: string
+    name: string | null
+    /** SHA-256 of the grant token. */
+    tokenHash: Uint8Array
+    createdAtMs: number
+    changeNumber: number
+  }
+  /** Keys of AWS Signature Version 4. Verifying needs the secret itself, so it is sealed, not hashed. */
+  accessKeys: {
+    id: string
+    principalArn: string
+    sealedSecret: Uint8Array
+    /** SHA-256 of the session token that must come with it; null for long-lived keys. */
+    sessionTokenHash: Uint8Array | null
+    createdAtMs: number
+    expiresAtMs: number | null
+    revokedAtMs: number | null
+    changeNumber: number
+  }
+  /** Policies attached to a principal (IAM's identity-based policies). */
+  identityPolicies: {
+    principalArn: string
+    name: string
+    document: string
+    changeNumber: number
+  }
+  /** Wrapping keys of GetParametersForImport, until they are used or run out. */
+  importParameters: {
+    tokenHash: Uint8Array
+    kmsKeyId: string
+    wrappingAlgorithm: string
+    sealedPrivateKey: Uint8Array
+    expiresAtMs: number
+  }
+  /** What was done under each version of key material, flushed in batches. */
+  keyUses: {
+    kmsKeyId: string
+    version: number
+    messages: number
+    bytes: number
+    lastUsedAtMs: number
+    lastOperation: string
   }
   /** Which migrations ran. */
   migrations: { name: string; ranAtMs: number }

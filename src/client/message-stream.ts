@@ -52,7 +52,7 @@ export function createMessageStream(
       .then(emit)
       // In braces: finally() would wait for a promise that it is given, which is this one.
       .finally(() => {
-        underWay.shift()
+        void underWay.shift()
       })
     left.catch((error: unknown) => stream.destroy(error as Error))
     underWay.push(left)

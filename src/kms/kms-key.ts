@@ -2,11 +2,44 @@
  * A KMS key as everyone outside `kms/` sees it: one immutable record. A change makes a new record with a higher
  * epoch, so whoever noted the epoch before an await can tell afterwards whether the ground has moved.
  */
+import type { KeySpec, KeyUsage } from '../crypto/key-spec.ts'
 import { KeyfoldError } from '../errors.ts'
 import type { KeyMaterial } from '../key-stores/key-store.ts'
 
-/** AWS KMS's key states, as far as this version has them. */
-export type KeyState = 'Enabled' | 'Disabled' | 'PendingDeletion'
+/** AWS KMS's key states; Creating and Updating pass within one transaction here and are never seen. */
+export type KeyState =
+  | 'Enabled'
+  | 'Disabled'
+  | 'PendingDeletion'
+  | 'PendingReplicaDeletion'
+  | 'PendingImport'
+  | 'Unavailable'
+
+/** Where key material comes from. */
+export type KeyOrigin = 'AWS_KMS' | 'EXTERNAL'
+
+/**
+ * Whose key it is (AWS KMS, "KMS keys"): the customer's, or one that a named integration of the service made for
+ * itself (`alias/aws/…`), which callers do not use directly.
+ */
+export type KeyManager = 'CUSTOMER' | 'AWS'
+
+/** What a grant lets its grantee do (AWS KMS, "GrantListEntry"). */
+export interface Grant {
+  /** 64 hex digits. */
+  readonly id: string
+  readonly granteePrincipal: string
+  readonly retiringPrincipal: string | undefined
+  /** Operations as CreateGrant names them, without `kms:`. */
+  readonly operations: readonly string[]
+  /** Pairs that the encryption context must be, or must have among others. */
+  readonly constraints: {
+    readonly equals: ReadonlyMap<string, string> | undefined
+    readonly subset: ReadonlyMap<string, string> | undefined
+  }
+  readonly name: string | undefined
+  readonly createdAtMs: number
+}
 
 export interface KmsKey {
   /** A UUID, or `mrk-` and 32 hex digits. */
@@ -16,6 +49,17 @@ export interface KmsKey {
   /** `arn:aws:kms:REGION:ACCOUNT:key/ID` */
   readonly arn: string
   readonly state: KeyState
+  readonly keySpec: KeySpec
+  readonly keyUsage: KeyUsage
+  readonly origin: KeyOrigin
+  readonly manager: KeyManager
+  /** undefined: a single-Region key. */
+  readonly multiRegion: 'PRIMARY' | 'REPLICA' | undefined
+  /** The key policy, JSON as it was put. */
+  readonly policy: string
+  readonly grants: readonly Grant[]
+  /** Names that point here, `alias/…`. */
+  readonly aliases: readonly string[]
   readonly description: string
   readonly createdAtMs: number
   /** Name of the key store that holds its material. */
@@ -47,6 +91,20 @@ export interface Principal {
   /** `*`, key ids, key ARNs or patterns of ARNs with `*`. */
   readonly keys: readonly string[]
   readonly expiresAtMs: number | undefined
+}
+
+/** What a request says beside principal, action and key: condition keys of policies and constraints of grants read it. */
+export interface RequestAttributes {
+  /** The encryption context; undefined where the operation takes none. */
+  readonly encryptionContext: ReadonlyMap<string, string> | undefined
+  /** The alias that the request named the key by, kms:RequestAlias. */
+  readonly alias: string | undefined
+  /** The caller's address, aws:SourceIp. */
+  readonly sourceAddress: string | undefined
+  /** SHA-256 of each grant token, hex: a grant that was made a moment ago. */
+  readonly grantTokens: readonly string[]
+  /** Further condition keys of the operation, lower case: `kms:keyspec`, `kms:grantoperations`, … */
+  readonly others: ReadonlyMap<string, string | readonly string[] | boolean>
 }
 
 /**

@@ -7,6 +7,7 @@ import { LRUCache } from 'lru-cache'
 
 import type { Catalog, CatalogTransaction } from '../catalog/catalog.ts'
 import * as catalogKeys from '../catalog/keys.ts'
+import type { KeySpec, KeyUsage } from '../crypto/key-spec.ts'
 import { KeyfoldError } from '../errors.ts'
 import type { KeyStore } from '../key-stores/key-store.ts'
 import {
@@ -19,7 +20,15 @@ import {
   TAG_VALUE_CHARACTERS_MAX,
   TAGS_MAX,
 } from '../limits.ts'
-import { assertState, type KeyState, type KmsKey, type KmsKeyRegistry } from './kms-key.ts'
+import { defaultKeyPolicy } from './default-policy.ts'
+import {
+  assertState,
+  type Grant,
+  type KeyOrigin,
+  type KeyState,
+  type KmsKey,
+  type KmsKeyRegistry,
+} from './kms-key.ts'
 import {
   aliasArn,
   checkAliasName,
@@ -73,7 +82,9 @@ export class Kms implements KmsKeyRegistry {
   /** What names stood for since the last change: the hot path parses none of them twice. */
   readonly #peeked = new Map<string, KmsKey>()
   readonly #listeners: ((kmsKeyId: string) => void)[] = []
-  /** Grows with every change; a record carries the value of its own. */
+  /** Grows with every change: whoever read the catalog meanwhile reads again. */
+  #changes = 0
+  /** Grows with every change of a key's state or material; a record carries the value of its own. */
   #epoch = 0
 
   constructor(catalog: Catalog, keyStores: readonly [KeyStore, ...KeyStore[]]) {
@@ -113,13 +124,13 @@ export class Kms implements KmsKeyRegistry {
     const name = parseKeyReference(reference, this.#catalog)
     if (name.kind === 'id') return this.#load(name.id)
     for (;;) {
-      const epoch = this.#epoch
+      const changes = this.#changes
       const id =
         this.#aliases.get(name.alias) ??
         (await catalogKeys.readAlias(this.#catalog.db, name.alias))?.kmsKeyId
       if (id === undefined) throw new KeyfoldError('KMS_KEY_NOT_FOUND')
       // A change may have moved the alias while the catalog was read: what was read is then old.
-      if (this.#epoch !== epoch) continue
+      if (this.#changes !== changes) continue
       this.#aliases.set(name.alias, id)
       return this.#load(id)
     }
@@ -166,22 +177,30 @@ export class Kms implements KmsKeyRegistry {
         keySpec: 'SYMMETRIC_DEFAULT',
         keyUsage: 'ENCRYPT_DECRYPT',
         origin: 'AWS_KMS',
+        manager: 'CUSTOMER',
+        multiRegion: null,
+        region: null,
+        policy: defaultKeyPolicy(this.#catalog.account),
+        deletionAtMs: null,
+        pendingWindowDays: null,
+        rotationPeriodDays: null,
+        nextRotationAtMs: null,
         keyStore: this.#defaultStore.name,
         currentVersion: 1,
         createdAtMs,
         changeNumber,
-        materials: [{ version: 1, stored }],
+        materials: [{ version: 1, stored, publicKey: null }],
         tags: [...tags].map(([key, value]) => ({ key, value })),
       })
       if (alias !== undefined) {
         await insertNewAlias(transaction, { name: alias, kmsKeyId: id }, changeNumber)
       }
     })
-    return metadataOf(record, alias === undefined ? [] : [alias])
+    return metadataOf(record)
   }
 
   async describeKey(reference: string): Promise<KeyMetadata> {
-    return this.#describe(await this.resolve(reference))
+    return metadataOf(await this.resolve(reference))
   }
 
   async listKeys(request: PageRequest = {}): Promise<Page<{ keyId: string; arn: string }>> {
@@ -219,11 +238,13 @@ export class Kms implements KmsKeyRegistry {
         kmsKeyId: kmsKey.id,
         version,
         stored,
+        publicKey: null,
         createdAtMs,
+        rotation: 'ON_DEMAND',
       })
       await catalogKeys.updateKey(transaction, kmsKey.id, { currentVersion: version }, changeNumber)
     })
-    return this.#describe(record)
+    return metadataOf(record)
   }
 
   // Aliases.
@@ -241,12 +262,15 @@ export class Kms implements KmsKeyRegistry {
   async updateAlias(alias: string, reference: string): Promise<void> {
     checkAliasName(alias)
     const kmsKey = await this.resolve(reference)
+    let movedFrom = kmsKey.id
     await this.#change(kmsKey.id, async (transaction, changeNumber) => {
-      const { kmsKeyId } = await readExistingAlias(transaction, alias)
-      if (kmsKeyId !== kmsKey.id) await assertRoomForAlias(transaction, kmsKey.id)
+      movedFrom = (await readExistingAlias(transaction, alias)).kmsKeyId
+      if (movedFrom !== kmsKey.id) await assertRoomForAlias(transaction, kmsKey.id)
       const moved = { name: alias, kmsKeyId: kmsKey.id }
       await catalogKeys.updateAlias(transaction, moved, Date.now(), changeNumber)
     })
+    // The other key's record still lists the alias: it is read again when it is asked for.
+    if (movedFrom !== kmsKey.id) this.#records.delete(movedFrom)
     this.#aliases.set(alias, kmsKey.id)
     this.#peeked.clear()
   }
@@ -288,19 +312,7 @@ export class Kms implements KmsKeyRegistry {
       assertState(now.state, ['Enabled', 'Disabled'])
       await catalogKeys.updateKey(transaction, id, { state }, changeNumber)
     })
-    return this.#describe(record)
-  }
-
-  async #describe(record: KmsKey): Promise<KeyMetadata> {
-    const aliases = await catalogKeys.listAliases(this.#catalog.db, {
-      afterName: '',
-      limit: ALIASES_PER_KEY_MAX,
-      kmsKeyId: record.id,
-    })
-    return metadataOf(
-      record,
-      aliases.map((alias) => alias.name),
-    )
+    return metadataOf(record)
   }
 
   /** Commits `work` and makes the key's new record visible. Answers come from the catalog in the order of commits. */
@@ -312,10 +324,14 @@ export class Kms implements KmsKeyRegistry {
       await work(transaction, changeNumber)
       return readExisting(transaction, id)
     })
-    const record = this.#recordOf(stored, ++this.#epoch)
+    this.#changes++
+    const before = this.#records.get(id)
+    const moved = before === undefined || !isSameMaterial(before, stored)
+    const record = this.#recordOf(stored, moved ? ++this.#epoch : before.epoch)
     this.#records.set(id, record)
     this.#peeked.clear()
-    for (const listener of this.#listeners) listener(id)
+    // Tags, aliases, grants and policies leave data keys where they are: they are asked for at every use.
+    if (moved) for (const listener of this.#listeners) listener(id)
     return record
   }
 
@@ -323,10 +339,10 @@ export class Kms implements KmsKeyRegistry {
     for (;;) {
       const known = this.#records.get(id)
       if (known !== undefined) return known
-      const epoch = this.#epoch
+      const changes = this.#changes
       const stored = await readExisting(this.#catalog.db, id)
-      if (this.#epoch !== epoch) continue
-      const record = this.#recordOf(stored, epoch)
+      if (this.#changes !== changes) continue
+      const record = this.#recordOf(stored, this.#epoch)
       this.#records.set(id, record)
       return record
     }
@@ -339,6 +355,14 @@ export class Kms implements KmsKeyRegistry {
       idBytes,
       arn: keyArn(stored.id, this.#catalog),
       state: stored.state,
+      keySpec: stored.keySpec as KeySpec,
+      keyUsage: stored.keyUsage as KeyUsage,
+      origin: stored.origin as KeyOrigin,
+      manager: stored.manager,
+      multiRegion: stored.multiRegion ?? undefined,
+      policy: stored.policy,
+      grants: stored.grants.map(grantOf),
+      aliases: stored.aliases,
       description: stored.description,
       createdAtMs: stored.createdAtMs,
       keyStore: stored.keyStore,
@@ -350,6 +374,16 @@ export class Kms implements KmsKeyRegistry {
       epoch,
     })
   }
+}
+
+/** Whether what wraps and unwraps is what it was: state, material and all of its versions. */
+function isSameMaterial(before: KmsKey, stored: catalogKeys.StoredKey): boolean {
+  return (
+    before.state === stored.state &&
+    before.currentVersion === stored.currentVersion &&
+    before.materials.size === stored.materials.length &&
+    stored.materials.every(({ version }) => before.materials.has(version))
+  )
 }
 
 type Queries = Parameters<typeof catalogKeys.readKey>[0]
@@ -384,7 +418,7 @@ async function assertRoomForAlias(transaction: CatalogTransaction, id: string): 
   }
 }
 
-function metadataOf(record: KmsKey, aliases: readonly string[]): KeyMetadata {
+function metadataOf(record: KmsKey): KeyMetadata {
   return {
     keyId: record.id,
     arn: record.arn,
@@ -393,8 +427,23 @@ function metadataOf(record: KmsKey, aliases: readonly string[]): KeyMetadata {
     createdAtMs: record.createdAtMs,
     currentVersion: record.currentVersion,
     keyStore: record.keyStore,
-    aliases,
+    aliases: record.aliases,
     tags: Object.fromEntries(record.tags),
+  }
+}
+
+function grantOf(stored: catalogKeys.StoredGrant): Grant {
+  const { id, granteePrincipal, operations, constraints, createdAtMs } = stored
+  const pairsOf = (pairs: Readonly<Record<string, string>> | undefined) =>
+    pairs === undefined ? undefined : new Map(Object.entries(pairs))
+  return {
+    id,
+    granteePrincipal,
+    retiringPrincipal: stored.retiringPrincipal ?? undefined,
+    operations,
+    constraints: { equals: pairsOf(constraints.equals), subset: pairsOf(constraints.subset) },
+    name: stored.name ?? undefined,
+    createdAtMs,
   }
 }
 

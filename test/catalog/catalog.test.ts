@@ -36,6 +36,8 @@ const keyRow = (id = ID) => ({
   keySpec: 'SYMMETRIC_DEFAULT',
   keyUsage: 'ENCRYPT_DECRYPT',
   origin: 'AWS_KMS',
+  manager: 'CUSTOMER' as const,
+  policy: '',
   keyStore: 'local',
   currentVersion: 1,
   createdAtMs: 1,
@@ -69,7 +71,20 @@ describe('migrations', () => {
     await (await open()).close()
     const whole = schemaOf(dataDirectory)
     // As it is when the process ended before the transaction of the first step: only the list of steps is there.
-    const tables = ['tokens', 'tags', 'aliases', 'keyMaterials', 'kmsKeys', 'changes', 'catalog']
+    const tables = [
+      'keyUses',
+      'importParameters',
+      'identityPolicies',
+      'accessKeys',
+      'grants',
+      'tokens',
+      'tags',
+      'aliases',
+      'keyMaterials',
+      'kmsKeys',
+      'changes',
+      'catalog',
+    ]
     const drops = tables.map((table) => `drop table "${table}"`)
     runInCatalog(dataDirectory, ...drops, 'delete from migrations')
     expect(schemaOf(dataDirectory)).not.toEqual(whole)
