@@ -37,6 +37,8 @@ export interface Config {
       }
     | undefined
   readonly region: string
+  /** Regions in which this server keeps keys besides: multi-Region keys are replicated to them. */
+  readonly otherRegions: readonly string[]
   readonly account: string
   /** Where the root key comes from. */
   readonly rootKey:
@@ -96,6 +98,10 @@ function pattern(expression: RegExp, what: string): (value: string) => string {
   }
 }
 
+function list<T>(parse: (value: string) => T): (value: string) => readonly T[] {
+  return (value) => value.split(',').map((part) => parse(part.trim()))
+}
+
 function address(value: string): { host: string; port: number } {
   const match = /^(?:\[(.+)\]|([^:]+)):(\d{1,5})$/.exec(value)
   const host = match?.[1] ?? match?.[2]
@@ -119,6 +125,11 @@ export const SETTINGS = [
     'region',
     'stands in every ARN; frozen when the catalog is created',
     pattern(/^[a-z0-9-]{1,32}$/, 'a region name'),
+  ),
+  setting(
+    'otherRegions',
+    'further regions, comma-separated, that requests may be signed for and keys replicated to',
+    list(pattern(/^[a-z0-9-]{1,32}$/, 'a region name')),
   ),
   setting(
     'account',
@@ -249,6 +260,7 @@ function configOf(values: Values): Config {
     plaintextAllowed: values.allowPlaintext === 'true',
     tls: tlsOf(values),
     region: values.region ?? 'us-east-1',
+    otherRegions: (values.otherRegions ?? []).filter((region) => region !== values.region),
     account: values.account ?? '000000000000',
     rootKey:
       values.rootKeySource === undefined || values.rootKeySource === 'file'

@@ -63,7 +63,7 @@ export async function openEngine(
   const missBudget = new MissBudget(config.missBudget, nowMs)
   const dataKeys = new DataKeyCache({
     crypto,
-    registry: kms,
+    registry: kms.registry,
     keyStoreOf: (kmsKey) => kms.keyStoreOf(kmsKey),
     missBudget,
     limits: config.messageKey,
@@ -74,7 +74,7 @@ export async function openEngine(
   const slots = new BoundedSlotPool(config.inFlightBytesMax)
   const envelope = createEnvelope({
     crypto,
-    registry: kms,
+    registry: kms.registry,
     dataKeys,
     keyStoreOf: (kmsKey) => kms.keyStoreOf(kmsKey),
     pool,
@@ -82,9 +82,9 @@ export async function openEngine(
     authorize,
     absentKeyError,
   })
-  kms.onChange((kmsKeyId) => {
+  kms.registry.onChange((kmsKeyId) => {
     dataKeys.purge(kmsKeyId)
-    const kmsKey = kms.current(kmsKeyId)
+    const kmsKey = kms.registry.current(kmsKeyId)
     if (kmsKey !== undefined) kms.keyStoreOf(kmsKey).forget(kmsKey.idBytes)
   })
   const sweeper = setInterval(() => dataKeys.sweep(), SWEEP_MS)

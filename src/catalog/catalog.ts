@@ -16,6 +16,8 @@ export interface Catalog {
   readonly db: Kysely<CatalogTables>
   readonly region: string
   readonly account: string
+  /** The catalog's own region first, then those in which it keeps keys besides. */
+  readonly regions: readonly string[]
   /**
    * Runs a change: one transaction, which also adds 1 to the change number and hands it in. Committed and on disk
    * when the promise resolves.
@@ -31,6 +33,7 @@ export async function openCatalog(options: {
   readonly dataDirectory: string
   readonly region: string
   readonly account: string
+  readonly otherRegions?: readonly string[]
 }): Promise<Catalog> {
   const db = new Kysely<CatalogTables>({
     dialect: new SqliteDialect(join(options.dataDirectory, FILE)),
@@ -46,6 +49,7 @@ export async function openCatalog(options: {
     db,
     region: options.region,
     account: options.account,
+    regions: [options.region, ...(options.otherRegions ?? [])],
     change: (work) =>
       db.transaction().execute(async (transaction) => {
         const { number } = await transaction

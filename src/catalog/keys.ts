@@ -43,7 +43,7 @@ export async function readKey(db: Queries, id: string): Promise<StoredKey | unde
   const materials = await db
     .selectFrom('keyMaterials')
     .select(['version', 'stored', 'publicKey'])
-    .where('kmsKeyId', '=', id)
+    .where('kmsKeyId', '=', materialOwner(id))
     .where('stored', 'is not', null)
     .orderBy('version')
     .execute()
@@ -81,6 +81,11 @@ export async function readKey(db: Queries, id: string): Promise<StoredKey | unde
   }
 }
 
+/** Replicas of a multi-Region key share the material of its first row. */
+export function materialOwner(id: string): string {
+  return id.replace(/@.*$/, '')
+}
+
 export type NewStoredKey = Omit<StoredKey, 'aliases' | 'grants'>
 
 export async function insertKey(db: Queries, key: NewStoredKey): Promise<void> {
@@ -94,11 +99,7 @@ export async function insertKey(db: Queries, key: NewStoredKey): Promise<void> {
       ...material,
     })
   }
-  for (const tag of tags)
-    await db
-      .insertInto('tags')
-      .values({ kmsKeyId: key.id, ...tag })
-      .execute()
+  await putTags(db, key.id, tags)
 }
 
 export async function insertMaterial(
@@ -137,18 +138,53 @@ export async function updateKey(
     .execute()
 }
 
-/** Ids in ascending order, after `afterId`. */
+export async function putTags(
+  db: Queries,
+  kmsKeyId: string,
+  tags: StoredKey['tags'],
+): Promise<void> {
+  for (const tag of tags) {
+    await db
+      .insertInto('tags')
+      .values({ kmsKeyId, ...tag })
+      .onConflict((conflict) =>
+        conflict.columns(['kmsKeyId', 'key']).doUpdateSet({ value: tag.value }),
+      )
+      .execute()
+  }
+}
+
+export async function deleteTags(
+  db: Queries,
+  kmsKeyId: string,
+  keys: readonly string[],
+): Promise<void> {
+  if (keys.length === 0) return
+  await db
+    .deleteFrom('tags')
+    .where('kmsKeyId', '=', kmsKeyId)
+    .where('key', 'in', [...keys])
+    .execute()
+}
+
+/** Ids of a region's keys in ascending order, after `afterId`. */
 export async function listKeyIds(
   db: Queries,
-  afterId: string,
-  limit: number,
+  filter: {
+    readonly afterId: string
+    readonly limit: number
+    /** null: the catalog's own. */
+    readonly region: string | null
+  },
 ): Promise<readonly string[]> {
   const rows = await db
     .selectFrom('kmsKeys')
     .select('id')
-    .where('id', '>', afterId)
+    .where('id', '>', filter.afterId)
+    .where('region', filter.region === null ? 'is' : '=', filter.region)
+    .where('state', '!=', 'Deleted')
     .orderBy('id')
-    .limit(limit)
+    .limit(filter.limit)
     .execute()
   return rows.map((row) => row.id)
 }
@@ -172,14 +208,20 @@ export async function listAliases(
     readonly afterName: string
     readonly limit: number
     readonly kmsKeyId: string | undefined
+    /** null: the catalog's own. */
+    readonly region: string | null
   },
-): Promise<readonly StoredAlias[]> {
+): Promise<readonly (StoredAlias & { createdAtMs: number; updatedAtMs: number })[]> {
   let query = db
     .selectFrom('aliases')
-    .select(['name', 'kmsKeyId'])
+    .select(['name', 'kmsKeyId', 'createdAtMs', 'updatedAtMs'])
     .where('name', '>', filter.afterName)
     .orderBy('name')
     .limit(filter.limit)
+  query =
+    filter.region === null
+      ? query.where('name', 'not like', '%@%')
+      : query.where('name', 'like', `%@${filter.region}`)
   if (filter.kmsKeyId !== undefined) query = query.where('kmsKeyId', '=', filter.kmsKeyId)
   return query.execute()
 }

@@ -16,7 +16,7 @@ export interface CatalogTables {
   /** One row: the change number. */
   changes: { id: 1; number: number }
   kmsKeys: {
-    /** UUID or mrk-…, as text. */
+    /** UUID or mrk-…, as text; a replica's has `@REGION` behind it. */
     id: string
     description: string
     state:
@@ -26,6 +26,8 @@ export interface CatalogTables {
       | 'PendingReplicaDeletion'
       | 'PendingImport'
       | 'Unavailable'
+      /** A tombstone: its waiting period is over and its material destroyed. */
+      | 'Deleted'
     keySpec: string
     keyUsage: string
     origin: string
@@ -64,7 +66,7 @@ export interface CatalogTables {
     description: string | null
   }
   aliases: {
-    /** Without the leading `alias/`. */
+    /** `alias/NAME`, and `@REGION` behind it outside the catalog's own region. */
     name: string
     kmsKeyId: string
     createdAtMs: number

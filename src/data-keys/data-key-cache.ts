@@ -22,7 +22,7 @@ import {
   type WrappedKeyHeader,
 } from '../format/wrapped-key.ts'
 import type { KeyMaterial, KeyStore } from '../key-stores/key-store.ts'
-import { assertState, type KmsKey, type KmsKeyRegistry } from '../kms/kms-key.ts'
+import { assertUsable, type KmsKey, type KmsKeyRegistry } from '../kms/kms-key.ts'
 import { MESSAGE_KEY_REFRESH_SHARE } from '../limits.ts'
 import { CachedKey, SealKey } from './cached-key.ts'
 import type { CanonicalContext, DataKeys, OpenLease, SealLease } from './lease.ts'
@@ -123,7 +123,7 @@ export class DataKeyCache implements DataKeys {
 
   leaseOpen(request: OpenRequest): OpenLease | Promise<OpenLease> {
     const kmsKey = this.#latest(request.kmsKey)
-    assertState(kmsKey.state, USABLE)
+    assertUsable(kmsKey)
     const key = this.#open.get(request.cacheId)
     // The caller has authorised the KMS key that the entry names. Should they differ, no cached key is served.
     if (key !== undefined && key.kmsKeyId === kmsKey.id) {
@@ -204,7 +204,7 @@ export class DataKeyCache implements DataKeys {
 
   /** A key of this place with room for the batch, which is taken; undefined where one has to be fetched. */
   #reserve(place: SealPlace, kmsKey: KmsKey, request: SealRequest): SealKey | undefined {
-    assertState(kmsKey.state, USABLE)
+    assertUsable(kmsKey)
     for (;;) {
       const key = place.current
       if (
@@ -318,7 +318,7 @@ export class DataKeyCache implements DataKeys {
   async #unwrap(request: OpenRequest): Promise<CachedKey> {
     const { crypto, nowMs } = this.#options
     const kmsKey = this.#latest(request.kmsKey)
-    assertState(kmsKey.state, USABLE)
+    assertUsable(kmsKey)
     const bornAtMs = nowMs()
     // The entry may be a view of a request that is answered before the store is: it is copied.
     const { commitment, wrappedKey } = decodeKeyEntry(
@@ -362,7 +362,7 @@ export class DataKeyCache implements DataKeys {
   /** After an await: a change that landed meanwhile wins. */
   #assertUnchanged(kmsKey: KmsKey): void {
     const now = this.#latest(kmsKey)
-    assertState(now.state, USABLE)
+    assertUsable(now)
     if (now.epoch !== kmsKey.epoch) throw new KeyfoldError('KEY_HANDLE_STALE')
   }
 
@@ -372,8 +372,6 @@ export class DataKeyCache implements DataKeys {
     key.evict()
   }
 }
-
-const USABLE = ['Enabled'] as const
 
 /** Changes of the KMS key that one lease sits through before it gives up. */
 const CHANGES_MAX = 3

@@ -11,7 +11,7 @@ import {
   WRAPPING_SUITE_XAES,
 } from '../format/wrapped-key.ts'
 import type { KeyMaterial, KeyStore } from '../key-stores/key-store.ts'
-import { assertState } from '../kms/kms-key.ts'
+import { assertUsable } from '../kms/kms-key.ts'
 import type { CallerDataKey, DataKeysRequest } from './batch.ts'
 import { required } from './decrypt.ts'
 import { assertStillEnabled, authorizedKey, type EnvelopeParts } from './parts.ts'
@@ -24,7 +24,7 @@ export async function generateDataKeys(
 ): Promise<{ readonly keyId: string; readonly dataKeys: readonly CallerDataKey[] }> {
   const action = request.plaintext ? 'kms:GenerateDataKey' : 'kms:GenerateDataKeyWithoutPlaintext'
   const kmsKey = await authorizedKey(parts, request.principal, action, request.key)
-  assertState(kmsKey.state, ['Enabled'])
+  assertUsable(kmsKey)
   const material = required(kmsKey.materials.get(kmsKey.currentVersion))
   const header = {
     suite: WRAPPING_SUITE_XAES,

@@ -2,7 +2,7 @@
  * Encrypt: resolve and authorise the KMS key, lease a message key with room for the whole batch, seal. One decision,
  * one lease and one native call for any number of messages.
  */
-import { assertState, type KmsKey } from '../kms/kms-key.ts'
+import { assertUsable, type KmsKey } from '../kms/kms-key.ts'
 import type { BatchResult, EncryptRequest } from './batch.ts'
 import {
   andThen,
@@ -24,7 +24,7 @@ function encryptUnder(
   request: EncryptRequest,
   kmsKey: KmsKey,
 ): MaybePromise<BatchResult> {
-  assertState(kmsKey.state, ['Enabled'])
+  assertUsable(kmsKey)
   const { body, plaintexts, form, suite, context } = request
   const plaintextBytes = measurePlaintexts(parts, body, plaintexts, false)
   const leased = parts.dataKeys.leaseSeal({

@@ -3,7 +3,7 @@ import type { Crypto } from '../crypto/crypto.ts'
 import type { DataKeys } from '../data-keys/lease.ts'
 import type { KeyStore } from '../key-stores/key-store.ts'
 import {
-  assertState,
+  assertUsable,
   type Action,
   type Authorize,
   type KmsKey,
@@ -57,7 +57,7 @@ export function authorizedKey(
 
 /** After an await: nothing is handed out under a KMS key whose disabling was acknowledged meanwhile. */
 export function assertStillEnabled({ registry }: EnvelopeParts, kmsKey: KmsKey): void {
-  assertState((registry.current(kmsKey.id) ?? kmsKey).state, ['Enabled'])
+  assertUsable(registry.current(kmsKey.id) ?? kmsKey)
 }
 
 /** Runs `work` now or when the value is there; `beforeWait` runs only in the second case, before anything waits. */

@@ -15,7 +15,7 @@ import {
   USAGE_MESSAGE_KEY,
   WRAPPING_SUITE_XAES,
 } from '../format/wrapped-key.ts'
-import { assertState, type KmsKey } from '../kms/kms-key.ts'
+import { assertUsable, type KmsKey } from '../kms/kms-key.ts'
 import {
   HEAD_ROOM_BYTES,
   TAIL_ROOM_BYTES,
@@ -45,7 +45,7 @@ export async function reEncrypt(
 ): Promise<BatchResult> {
   request.body.keep()
   const target = await authorizedKey(parts, request.principal, 'kms:ReEncryptTo', request.key)
-  assertState(target.state, ['Enabled'])
+  assertUsable(target)
   const opening = { ...request, action: 'kms:ReEncryptFrom' } as const
   if (request.mode === 'fresh') return sealAnew(parts, request, opening, target)
   return request.packed === undefined

@@ -42,10 +42,13 @@ export interface Grant {
 }
 
 export interface KmsKey {
-  /** A UUID, or `mrk-` and 32 hex digits. */
+  /** Its name in the catalog: the key id, or `KEYID@REGION` of a replica. */
   readonly id: string
+  /** A UUID, or `mrk-` and 32 hex digits: what AWS KMS calls the key id. */
+  readonly keyId: string
   /** The same as 16 bytes: what ciphertexts carry. */
   readonly idBytes: Uint8Array
+  readonly region: string
   /** `arn:aws:kms:REGION:ACCOUNT:key/ID` */
   readonly arn: string
   readonly state: KeyState
@@ -62,6 +65,12 @@ export interface KmsKey {
   readonly aliases: readonly string[]
   readonly description: string
   readonly createdAtMs: number
+  /** When its waiting period ends. */
+  readonly deletionAtMs: number | undefined
+  readonly pendingWindowDays: number | undefined
+  /** Automatic rotation; undefined where it is off. */
+  readonly rotationPeriodDays: number | undefined
+  readonly nextRotationAtMs: number | undefined
   /** Name of the key store that holds its material. */
   readonly keyStore: string
   /** The material that wraps; older ones still unwrap. */
@@ -131,10 +140,28 @@ export interface KmsKeyRegistry {
  */
 export type Authorize = (principal: Principal, action: Action, kmsKey: KmsKey) => void
 
-/** Throws what AWS KMS answers where the state forbids an operation. */
-export function assertState(state: KeyState, allowed: readonly KeyState[]): void {
-  if (allowed.includes(state)) return
+/** Envelope encryption is for enabled symmetric keys. Throws what AWS KMS answers for others. */
+export function assertUsable({
+  state,
+  arn,
+  keySpec,
+  keyUsage,
+}: Pick<KmsKey, 'state' | 'arn' | 'keySpec' | 'keyUsage'>): void {
+  if (keySpec !== 'SYMMETRIC_DEFAULT') {
+    throw new KeyfoldError('KMS_KEY_USAGE_INVALID', `${arn} is ${keySpec} for ${keyUsage}.`)
+  }
+  if (state === 'Enabled') return
   throw state === 'Disabled'
-    ? new KeyfoldError('KMS_KEY_DISABLED')
-    : new KeyfoldError('KMS_KEY_STATE_INVALID', `it is ${state}`)
+    ? new KeyfoldError('KMS_KEY_DISABLED', `${arn} is disabled.`)
+    : new KeyfoldError('KMS_KEY_STATE_INVALID', `${arn} ${STATE_WORDS[state]}.`)
 }
+
+/** As AWS KMS words it; Terraform matches "is pending deletion". */
+export const STATE_WORDS = {
+  Enabled: 'is enabled',
+  Disabled: 'is disabled',
+  PendingDeletion: 'is pending deletion',
+  PendingReplicaDeletion: 'is pending replica deletion',
+  PendingImport: 'is pending import',
+  Unavailable: 'is unavailable',
+} as const satisfies Record<KeyState, string>

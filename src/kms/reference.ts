@@ -20,22 +20,36 @@ export interface Location {
   readonly account: string
 }
 
-export type KeyReference =
+/** What a name stands for, and where: an ARN says its region, other names are of the region that was asked. */
+export type KeyReference = { readonly region: string } & (
   { readonly kind: 'id'; readonly id: string } | { readonly kind: 'alias'; readonly alias: string }
+)
+
+const ARN_PATTERN = /^arn:aws:kms:([a-z0-9-]+):(\d{12}):(?:key\/(.+)|(alias\/.+))$/
 
 /** Throws KMS_KEY_NOT_FOUND: what is not a name cannot be a key, nor can a key of another region or account. */
-export function parseKeyReference(reference: string, { region, account }: Location): KeyReference {
-  const prefix = `arn:aws:kms:${region}:${account}:`
-  let name = reference
+export function parseKeyReference(
+  reference: string,
+  { regions, account }: { readonly regions: readonly string[]; readonly account: string },
+  region: string,
+): KeyReference {
+  let id = reference
+  let alias = reference.startsWith(ALIAS_PREFIX) ? reference : undefined
+  let where = region
   if (reference.startsWith('arn:')) {
-    if (!reference.startsWith(prefix)) throw new KeyfoldError('KMS_KEY_NOT_FOUND')
-    name = reference.slice(prefix.length)
-    if (name.startsWith('key/')) name = name.slice('key/'.length)
-    else if (!name.startsWith(ALIAS_PREFIX)) throw new KeyfoldError('KMS_KEY_NOT_FOUND')
+    const match = ARN_PATTERN.exec(reference)
+    if (match === null || match[2] !== account || !regions.includes(match[1] as string)) {
+      throw new KeyfoldError('KMS_KEY_NOT_FOUND', 'the ARN is of no key here')
+    }
+    where = match[1] as string
+    id = match[3] ?? ''
+    alias = match[4]
   }
-  if (name.startsWith(ALIAS_PREFIX)) return { kind: 'alias', alias: name }
-  if (!ID_PATTERN.test(name)) throw new KeyfoldError('KMS_KEY_NOT_FOUND')
-  return { kind: 'id', id: name }
+  if (alias !== undefined) return { kind: 'alias', alias, region: where }
+  if (!ID_PATTERN.test(id)) {
+    throw new KeyfoldError('KMS_KEY_NOT_FOUND', 'a key id, key ARN, alias or alias ARN is needed')
+  }
+  return { kind: 'id', id, region: where }
 }
 
 export function keyArn(id: string, { region, account }: Location): string {
@@ -59,8 +73,15 @@ export function checkAliasName(alias: string): void {
   }
 }
 
-export function createKeyId(): string {
-  return randomUUID()
+/** Multi-Region keys have ids of their own form, which all of their replicas share. */
+export function createKeyId(multiRegion: boolean): string {
+  const id = randomUUID()
+  return multiRegion ? MULTI_REGION_PREFIX + id.replaceAll('-', '') : id
+}
+
+/** How the catalog names the replica of a multi-Region key in another region than its first. */
+export function replicaRowId(keyId: string, region: string): string {
+  return `${keyId}@${region}`
 }
 
 /** The 16 bytes that ciphertexts carry for a key id. */

@@ -7,8 +7,9 @@ import { KeyfoldError } from '../errors.ts'
 import { malformed, type PlainValue, type Value } from '../format/msgpack.ts'
 import * as limits from '../limits.ts'
 import { absentKeyError, authorize, authorizeService } from '../kms/authorize.ts'
-import type { Action, Principal } from '../kms/kms-key.ts'
-import type { KeyMetadata, Page } from '../kms/kms.ts'
+import type { Action, KmsKey, Principal } from '../kms/kms-key.ts'
+import { metadataOf } from '../kms/kms.ts'
+import type { Page } from '../kms/parts.ts'
 import type { TokenRecord } from '../kms/tokens.ts'
 
 export interface ManagementRequest {
@@ -58,7 +59,7 @@ export const disableKey: ManagementHandler = async (request) => {
 
 export const rotateKey: ManagementHandler = async (request) => {
   await authorizeKey(request, 'kms:RotateKeyOnDemand', request.name)
-  return describe(await request.engine.kms.rotateKey(request.name))
+  return describe(await request.engine.kms.rotations.rotateOnDemand(request.name))
 }
 
 export const listAliases: ManagementHandler = async (request) => {
@@ -66,14 +67,18 @@ export const listAliases: ManagementHandler = async (request) => {
   authorizeService(principal, 'kms:ListAliases')
   const key = query.get('key') ?? undefined
   if (key !== undefined) await authorizeKey(request, 'kms:ListAliases', key)
-  return page('aliases', await engine.kms.listAliases({ ...pageRequest(query), key }))
+  const { items, nextMarker } = await engine.kms.aliases.list({ ...pageRequest(query), key })
+  return page('aliases', {
+    items: items.map(({ name, keyId, arn }) => ({ name, keyId, arn })),
+    nextMarker,
+  })
 }
 
 export const createAlias: ManagementHandler = async (request) => {
   onlyFields(request.fields, ['alias', 'key'])
   const key = text(request.fields, 'key')
   await authorizeKey(request, 'kms:CreateAlias', key)
-  await request.engine.kms.createAlias(text(request.fields, 'alias'), key)
+  await request.engine.kms.aliases.create(text(request.fields, 'alias'), key)
   return {}
 }
 
@@ -83,13 +88,13 @@ export const updateAlias: ManagementHandler = async (request) => {
   const key = text(request.fields, 'key')
   await authorizeKey(request, 'kms:UpdateAlias', request.name)
   await authorizeKey(request, 'kms:UpdateAlias', key)
-  await request.engine.kms.updateAlias(request.name, key)
+  await request.engine.kms.aliases.update(request.name, key)
   return {}
 }
 
 export const deleteAlias: ManagementHandler = async (request) => {
   await authorizeKey(request, 'kms:DeleteAlias', request.name)
-  await request.engine.kms.deleteAlias(request.name)
+  await request.engine.kms.aliases.delete(request.name)
   return {}
 }
 
@@ -155,22 +160,25 @@ async function authorizeKey(
   reference: string,
 ): Promise<void> {
   try {
-    authorize(principal, action, await engine.kms.resolve(reference))
+    authorize(principal, action, await engine.kms.registry.resolve(reference))
   } catch (error) {
     const absent = error instanceof KeyfoldError && error.code === 'KMS_KEY_NOT_FOUND'
     throw absent ? absentKeyError(principal, action) : error
   }
 }
 
-function describe({ tags, ...metadata }: KeyMetadata): PlainValue {
-  return { ...metadata, tags: { ...tags } }
+function describe(kmsKey: KmsKey): PlainValue {
+  return { ...metadataOf(kmsKey) }
 }
 
 function describeToken(record: TokenRecord): PlainValue {
   return { ...record }
 }
 
-function page(name: string, { items, nextMarker }: Page<Record<string, string>>): PlainValue {
+function page(
+  name: string,
+  { items, nextMarker }: Page<Readonly<Record<string, string>>>,
+): PlainValue {
   return { [name]: items, nextMarker }
 }
 

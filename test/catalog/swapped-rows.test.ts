@@ -30,7 +30,7 @@ beforeAll(async () => {
     keyA = await service.createKey()
     keyB = await service.createKey()
     const [a1, b1] = [await seal(service, keyA), await seal(service, keyB)]
-    for (const key of [keyA, keyB]) await service.engine.kms.rotateKey(key)
+    for (const key of [keyA, keyB]) await service.engine.kms.rotations.rotateOnDemand(key)
     sealed = { a1, b1, a2: await seal(service, keyA), b2: await seal(service, keyB) }
     original = mkdtempSync(join(tmpdir(), 'keyfold-swapped-'))
     copy(service.dataDirectory, original)

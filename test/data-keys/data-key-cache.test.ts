@@ -80,7 +80,13 @@ function keyOf(changes: Partial<KmsKey> = {}): KmsKey {
   const idBytes = Buffer.alloc(16, 7)
   return {
     id: '07070707-0707-0707-0707-070707070707',
+    keyId: '07070707-0707-0707-0707-070707070707',
     idBytes,
+    region: 'us-east-1',
+    deletionAtMs: undefined,
+    pendingWindowDays: undefined,
+    rotationPeriodDays: undefined,
+    nextRotationAtMs: undefined,
     arn: 'arn:aws:kms:us-east-1:000000000000:key/07070707-0707-0707-0707-070707070707',
     state: 'Enabled',
     keySpec: 'SYMMETRIC_DEFAULT',

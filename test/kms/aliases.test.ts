@@ -60,7 +60,7 @@ describe('a name', () => {
       expect((await create(`alias/${name}`, key)).code, name).toBeUndefined()
       expect(await standsFor(`alias/${name}`), name).toBe(key)
     }
-    const { items } = await service.engine.kms.listAliases({ key })
+    const { items } = await service.engine.kms.aliases.list({ key })
     expect(items).toHaveLength(11)
   })
 
@@ -97,7 +97,7 @@ describe('a name', () => {
       expect((await create(alias, key)).code, alias.slice(0, 40)).toBe('ALIAS_INVALID')
       expect((await service.call('keys', { alias })).code, alias.slice(0, 40)).toBe('ALIAS_INVALID')
     }
-    expect((await service.engine.kms.listAliases({ key })).items).toEqual([])
+    expect((await service.engine.kms.aliases.list({ key })).items).toEqual([])
   })
 
   test('differs from another in the case of a letter', async () => {

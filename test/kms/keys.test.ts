@@ -4,6 +4,7 @@ import { afterAll, afterEach, beforeAll, describe, expect, test, vi } from 'vite
 
 import type { KeyStore } from '../../dist/key-stores/key-store.js'
 import { LocalKeyStore } from '../../dist/key-stores/local.js'
+import { metadataOf } from '../../dist/kms/kms.js'
 import { startService, type Answer, type Service } from '../service.ts'
 
 let service: Service
@@ -127,7 +128,7 @@ describe('a new key', () => {
     ]) {
       const created = await service.call('keys', fields)
       expect(created.code).toBeUndefined()
-      const metadata = await service.engine.kms.describeKey(created.keyId)
+      const metadata = metadataOf(await service.engine.kms.describeKey(created.keyId))
       expect(metadata).toMatchObject({ description: '', tags: {}, ...fields })
     }
     const keys = (await service.engine.kms.listKeys({ limit: 1_000 })).items.length
@@ -155,7 +156,7 @@ describe('a new key', () => {
       ['toString', 'c'],
     ])
     const { keyId } = await service.engine.kms.createKey({ tags })
-    const described = (await service.engine.kms.describeKey(keyId)).tags
+    const described = metadataOf(await service.engine.kms.describeKey(keyId)).tags
     expect(Object.entries(described).sort()).toEqual([...tags].sort())
   })
 })
@@ -210,7 +211,7 @@ describe('rotation', () => {
     // AWS KMS: on-demand rotation at most 25 times a key.
     expect((await manage(key, 'rotate')).code).toBe('LIMIT_EXCEEDED')
     for (const ciphertext of sealed) await expectOpened(ciphertext)
-    const kmsKey = await service.engine.kms.resolve(key)
+    const kmsKey = await service.engine.kms.registry.resolve(key)
     expect([...kmsKey.materials.keys()]).toEqual(Array.from({ length: 26 }, (_, i) => i + 1))
     const stored = [...kmsKey.materials.values()].map((material) =>
       Buffer.from(material.stored).toString('hex'),
@@ -240,7 +241,7 @@ describe('rotation', () => {
     expect(done.length).toBeGreaterThanOrEqual(1)
     expect(new Set(refused.map((answer) => answer.code)).size).toBeLessThanOrEqual(1)
     for (const answer of refused) expect(answer.code).toBe('KMS_KEY_STATE_INVALID')
-    const { currentVersion, materials } = await service.engine.kms.resolve(key)
+    const { currentVersion, materials } = await service.engine.kms.registry.resolve(key)
     expect(currentVersion).toBe(1 + done.length)
     expect([...materials.keys()]).toEqual(Array.from({ length: currentVersion }, (_, i) => i + 1))
     await expectOpened(before)

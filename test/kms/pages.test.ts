@@ -100,22 +100,22 @@ describe('a list', () => {
       marker = answer.nextMarker
       if (typeof marker !== 'string') break
       // Behind the page, on its border and before it.
-      await service.engine.kms.createAlias(`${marker}-after`, keyIds[0] as string)
-      await service.engine.kms.createAlias(`alias/A${page}`, keyIds[0] as string)
+      await service.engine.kms.aliases.create(`${marker}-after`, keyIds[0] as string)
+      await service.engine.kms.aliases.create(`alias/A${page}`, keyIds[0] as string)
       expect(page).toBeLessThan(KEYS)
     }
     expect(seen.filter((name) => names.includes(name))).toEqual(names)
     expect(new Set(seen).size).toBe(seen.length)
-    for (const { name } of (await service.engine.kms.listAliases({ limit: 1_000 })).items) {
-      if (!names.includes(name)) await service.engine.kms.deleteAlias(name)
+    for (const { name } of (await service.engine.kms.aliases.list({ limit: 1_000 })).items) {
+      if (!names.includes(name)) await service.engine.kms.aliases.delete(name)
     }
   })
 
   test('goes on after a marker whose alias was deleted meanwhile', async () => {
-    await service.engine.kms.createAlias('alias/c-gone', keyIds[0] as string)
+    await service.engine.kms.aliases.create('alias/c-gone', keyIds[0] as string)
     const first = await list('aliases', { limit: '4' })
     expect(first.nextMarker).toBe('alias/c-gone')
-    await service.engine.kms.deleteAlias('alias/c-gone')
+    await service.engine.kms.aliases.delete('alias/c-gone')
     const next = await list('aliases', { limit: '2', marker: 'alias/c-gone' })
     expect(next.aliases.map(({ name }) => name)).toEqual(['alias/d', 'alias/e'])
   })
@@ -142,7 +142,7 @@ describe('a limit', () => {
 
 describe('a marker that somebody made up', () => {
   test('is a place in the order and nothing more: no error, no statement, no foreign row', async () => {
-    const everything = (await service.engine.kms.listAliases({ limit: 1_000 })).items.map(
+    const everything = (await service.engine.kms.aliases.list({ limit: 1_000 })).items.map(
       ({ name }) => name,
     )
     for (const marker of [
@@ -174,7 +174,7 @@ describe('a marker that somebody made up', () => {
       const { keys } = await list('keys', { marker, limit: '1000' })
       expect(keys.every(({ keyId }) => keyId > marker)).toBe(true)
     }
-    expect((await service.engine.kms.listAliases({ limit: 1_000 })).items).toHaveLength(
+    expect((await service.engine.kms.aliases.list({ limit: 1_000 })).items).toHaveLength(
       everything.length,
     )
   })

@@ -1,0 +1,97 @@
+/**
+ * Which operation may be asked of a KMS key in which state (AWS KMS Developer Guide, "Key states of AWS KMS keys"),
+ * as one table: a letter for each of the states below, in their order.
+ *
+ *     Y  allowed
+ *     D  DisabledException (or, of a key that waits for deletion, KMSInvalidStateException: AWS documents both)
+ *     S  KMSInvalidStateException
+ *     U  UnsupportedOperationException
+ */
+import { KeyfoldError } from '../errors.ts'
+import { STATE_WORDS, type KeyState, type KmsKey } from './kms-key.ts'
+
+const STATES = [
+  'Enabled',
+  'Disabled',
+  'PendingDeletion',
+  'PendingReplicaDeletion',
+  'PendingImport',
+  'Unavailable',
+] as const satisfies readonly KeyState[]
+
+/** Any cryptographic use, and what is done with the key's own material. */
+const CRYPTOGRAPHY = 'YDSSSS'
+
+const OPERATIONS = {
+  Encrypt: CRYPTOGRAPHY,
+  Decrypt: CRYPTOGRAPHY,
+  ReEncrypt: CRYPTOGRAPHY,
+  GenerateDataKey: CRYPTOGRAPHY,
+  GenerateDataKeyWithoutPlaintext: CRYPTOGRAPHY,
+  GenerateDataKeyPair: CRYPTOGRAPHY,
+  GenerateDataKeyPairWithoutPlaintext: CRYPTOGRAPHY,
+  GenerateMac: CRYPTOGRAPHY,
+  VerifyMac: CRYPTOGRAPHY,
+  Sign: CRYPTOGRAPHY,
+  Verify: CRYPTOGRAPHY,
+  DeriveSharedSecret: CRYPTOGRAPHY,
+  GetPublicKey: CRYPTOGRAPHY,
+  ReplicateKey: CRYPTOGRAPHY,
+  UpdatePrimaryRegion: CRYPTOGRAPHY,
+  CreateGrant: 'YDSSSY',
+  CancelKeyDeletion: 'SSYYSS',
+  ScheduleKeyDeletion: 'YYSSYY',
+  CreateAlias: 'YYSSYY',
+  UpdateAlias: 'YYSSYY',
+  DeleteAlias: 'YYYYYY',
+  TagResource: 'YYSSYY',
+  UntagResource: 'YYSSYY',
+  UpdateKeyDescription: 'YYSSYY',
+  EnableKey: 'YYSSSY',
+  DisableKey: 'YYSSSY',
+  EnableKeyRotation: 'YDSSUS',
+  DisableKeyRotation: 'YDSSUS',
+  RotateKeyOnDemand: 'YDSSSS',
+  GetKeyRotationStatus: 'YYYYUS',
+  GetParametersForImport: 'YYSSYS',
+  ImportKeyMaterial: 'YYSSYS',
+  DeleteImportedKeyMaterial: 'YYYYYY',
+  DescribeKey: 'YYYYYY',
+  GetKeyPolicy: 'YYYYYY',
+  PutKeyPolicy: 'YYYYYY',
+  ListKeyPolicies: 'YYYYYY',
+  ListKeyRotations: 'YYYYYY',
+  ListAliases: 'YYYYYY',
+  ListGrants: 'YYYYYY',
+  ListResourceTags: 'YYYYYY',
+  GetKeyLastUsage: 'YYYYYY',
+  RetireGrant: 'YYYYYY',
+  RevokeGrant: 'YYYYYY',
+} as const
+
+export type KeyOperation = keyof typeof OPERATIONS
+
+/** Throws KMS_KEY_DISABLED, KMS_KEY_STATE_INVALID or OPERATION_UNSUPPORTED, in AWS KMS's words. */
+export function assertOperable(
+  operation: KeyOperation,
+  { state, arn }: Pick<KmsKey, 'state' | 'arn'>,
+): void {
+  switch (OPERATIONS[operation][STATES.indexOf(state)]) {
+    case 'Y':
+      return
+    case 'D':
+      throw new KeyfoldError('KMS_KEY_DISABLED', `${arn} is disabled.`)
+    case 'U':
+      throw new KeyfoldError(
+        'OPERATION_UNSUPPORTED',
+        `${arn} origin is EXTERNAL which is not valid for this operation.`,
+      )
+    default:
+      throw new KeyfoldError(
+        'KMS_KEY_STATE_INVALID',
+        operation === 'CancelKeyDeletion'
+          ? `${arn} is not pending deletion.`
+          : `${arn} ${STATE_WORDS[state]}.`,
+      )
+  }
+}

@@ -1,0 +1,279 @@
+/**
+ * The KMS keys as they stand, in memory, and the one way of changing them. A change commits first; then, in one tick,
+ * the record in memory is replaced and everyone who listens is told. The data plane reads memory only.
+ */
+import { LRUCache } from 'lru-cache'
+
+import type { Catalog, CatalogTransaction } from '../catalog/catalog.ts'
+import * as catalogKeys from '../catalog/keys.ts'
+import type { KeySpec, KeyUsage } from '../crypto/key-spec.ts'
+import { KeyfoldError } from '../errors.ts'
+import { assertOperable, type KeyOperation } from './key-states.ts'
+import type { Grant, KeyOrigin, KmsKey, KmsKeyRegistry } from './kms-key.ts'
+import { keyArn, keyIdBytes, keyIdsOfBytes, parseKeyReference, replicaRowId } from './reference.ts'
+
+/** Keys and aliases kept in memory; the rest is read when it is named. */
+const RECORDS_MAX = 65_536
+const PEEKED_MAX = 4_096
+
+/** `now` is the key as it stands in the transaction, whatever memory says. */
+type Change = (transaction: CatalogTransaction, changeNumber: number, now: KmsKey) => Promise<void>
+
+export class KeyRegistry implements KmsKeyRegistry {
+  readonly #catalog: Catalog
+  /** By row id. */
+  readonly #records = new LRUCache<string, KmsKey>({ max: RECORDS_MAX })
+  /** `REGION/alias/NAME` → row id, of aliases that exist. */
+  readonly #aliases = new LRUCache<string, string>({ max: RECORDS_MAX })
+  /** What names stood for since the last change: the hot path parses none of them twice. */
+  readonly #peeked = new Map<string, KmsKey>()
+  readonly #listeners: ((kmsKeyId: string) => void)[] = []
+  /** Grows with every change: whoever read the catalog meanwhile reads again. */
+  #changes = 0
+  /** Grows with every change of a key's state or material; a record carries the value of its own. */
+  #epoch = 0
+
+  constructor(catalog: Catalog) {
+    this.#catalog = catalog
+  }
+
+  // What the data plane asks.
+
+  peek(reference: string): KmsKey | undefined {
+    const peeked = this.#peeked.get(reference)
+    if (peeked !== undefined) return peeked
+    const record = this.#peekNamed(reference)
+    if (record !== undefined) {
+      if (this.#peeked.size >= PEEKED_MAX) this.#peeked.clear()
+      this.#peeked.set(reference, record)
+    }
+    return record
+  }
+
+  #peekNamed(reference: string): KmsKey | undefined {
+    const name = parseKeyReference(reference, this.#catalog, this.#catalog.region)
+    if (name.kind === 'alias') {
+      const id = this.#aliases.get(aliasName(name.alias, name.region))
+      return id === undefined ? undefined : this.#records.get(id)
+    }
+    return this.#rowIds(name.id, name.region)
+      .map((id) => this.#records.get(id))
+      .find((record) => record?.region === name.region)
+  }
+
+  async resolve(reference: string, region: string = this.#catalog.region): Promise<KmsKey> {
+    const name = parseKeyReference(reference, this.#catalog, region)
+    if (name.kind === 'id') return this.#loadFirst(this.#rowIds(name.id, name.region), name.region)
+    for (;;) {
+      const changes = this.#changes
+      const known = aliasName(name.alias, name.region)
+      const id =
+        this.#aliases.get(known) ??
+        (await catalogKeys.readAlias(this.#catalog.db, this.rowOfAlias(name.alias, name.region)))
+          ?.kmsKeyId
+      if (id === undefined) throw new KeyfoldError('KMS_KEY_NOT_FOUND')
+      // A change may have moved the alias while the catalog was read: what was read is then old.
+      if (this.#changes !== changes) continue
+      this.#aliases.set(known, id)
+      return this.#load(id)
+    }
+  }
+
+  /** In the region of the catalog first, then wherever else this server keeps the key. */
+  peekById(idBytes: Uint8Array, region: string = this.#catalog.region): KmsKey | undefined {
+    for (const keyId of keyIdsOfBytes(idBytes)) {
+      for (const id of this.#rowIds(keyId, region)) {
+        const record = this.#records.get(id)
+        if (record !== undefined && record.region === region) return record
+      }
+    }
+    return undefined
+  }
+
+  async resolveById(idBytes: Uint8Array, region: string = this.#catalog.region): Promise<KmsKey> {
+    const ids = keyIdsOfBytes(idBytes).flatMap((keyId) => this.#rowIds(keyId, region))
+    return this.#loadFirst(ids, region)
+  }
+
+  current(id: string): KmsKey | undefined {
+    return this.#records.get(id)
+  }
+
+  onChange(listener: (kmsKeyId: string) => void): void {
+    this.#listeners.push(listener)
+  }
+
+  // What the control plane asks.
+
+  /**
+   * Commits `work` if the key's state allows the operation, and makes the new record visible. Answers come from the
+   * catalog in the order of commits. Throws KMS_KEY_NOT_FOUND and what assertOperable throws.
+   */
+  change(id: string, operation: KeyOperation, work: Change): Promise<KmsKey> {
+    return this.#commit(id, async (transaction, changeNumber) => {
+      const now = this.#recordOf(await readExisting(transaction, id), this.#epoch)
+      assertOperable(operation, now)
+      await work(transaction, changeNumber, now)
+    })
+  }
+
+  /** As change, of a key that `work` inserts. */
+  create(
+    id: string,
+    work: (transaction: CatalogTransaction, changeNumber: number) => Promise<void>,
+  ): Promise<KmsKey> {
+    return this.#commit(id, work)
+  }
+
+  async #commit(
+    id: string,
+    work: (transaction: CatalogTransaction, changeNumber: number) => Promise<void>,
+  ): Promise<KmsKey> {
+    const stored = await this.#catalog.change(async (transaction, changeNumber) => {
+      await work(transaction, changeNumber)
+      return readExisting(transaction, id)
+    })
+    this.#changes++
+    const before = this.#records.get(id)
+    const moved = before === undefined || !isSameMaterial(before, stored)
+    const record = this.#recordOf(stored, moved ? ++this.#epoch : before.epoch)
+    this.#records.set(id, record)
+    this.#peeked.clear()
+    // Tags, aliases, grants and policies leave data keys where they are: they are asked for at every use.
+    if (moved) for (const listener of this.#listeners) listener(id)
+    return record
+  }
+
+  /** An alias stands for this key now, or for none: called in the tick of the change. */
+  setAlias(alias: string, region: string, id: string | undefined): void {
+    if (id === undefined) this.#aliases.delete(aliasName(alias, region))
+    else this.#aliases.set(aliasName(alias, region), id)
+    this.#peeked.clear()
+  }
+
+  /** The key is gone, or its record is not what it was: it is read again when it is asked for. */
+  forget(id: string): void {
+    this.#changes++
+    this.#epoch++
+    this.#records.delete(id)
+    this.#peeked.clear()
+    for (const listener of this.#listeners) listener(id)
+  }
+
+  /** How the catalog names an alias: those of other regions than its own carry the region. */
+  rowOfAlias(alias: string, region: string): string {
+    return region === this.#catalog.region ? alias : `${alias}@${region}`
+  }
+
+  // Inside.
+
+  /** The rows that may hold a key of this id in this region: its first one, or a replica's. */
+  #rowIds(keyId: string, region: string): readonly string[] {
+    return keyId.startsWith('mrk-') ? [keyId, replicaRowId(keyId, region)] : [keyId]
+  }
+
+  async #loadFirst(ids: readonly string[], region: string): Promise<KmsKey> {
+    for (const id of ids) {
+      try {
+        const record = await this.#load(id)
+        if (record.region === region) return record
+      } catch (error) {
+        if (!(error instanceof KeyfoldError && error.code === 'KMS_KEY_NOT_FOUND')) throw error
+      }
+    }
+    throw new KeyfoldError('KMS_KEY_NOT_FOUND')
+  }
+
+  async #load(id: string): Promise<KmsKey> {
+    for (;;) {
+      const known = this.#records.get(id)
+      if (known !== undefined) return known
+      const changes = this.#changes
+      const stored = await readExisting(this.#catalog.db, id)
+      if (this.#changes !== changes) continue
+      const record = this.#recordOf(stored, this.#epoch)
+      this.#records.set(id, record)
+      return record
+    }
+  }
+
+  #recordOf(stored: catalogKeys.StoredKey, epoch: number): KmsKey {
+    const [keyId = stored.id] = stored.id.split('@')
+    const idBytes = keyIdBytes(keyId)
+    const region = stored.region ?? this.#catalog.region
+    const { account } = this.#catalog
+    return Object.freeze({
+      id: stored.id,
+      keyId,
+      idBytes,
+      region,
+      arn: keyArn(keyId, { region, account }),
+      state: stored.state as KmsKey['state'],
+      keySpec: stored.keySpec as KeySpec,
+      keyUsage: stored.keyUsage as KeyUsage,
+      origin: stored.origin as KeyOrigin,
+      manager: stored.manager,
+      multiRegion: stored.multiRegion ?? undefined,
+      policy: stored.policy,
+      grants: stored.grants.map(grantOf),
+      aliases: stored.aliases.map((row) => row.split('@')[0] as string),
+      description: stored.description,
+      createdAtMs: stored.createdAtMs,
+      deletionAtMs: stored.deletionAtMs ?? undefined,
+      pendingWindowDays: stored.pendingWindowDays ?? undefined,
+      rotationPeriodDays: stored.rotationPeriodDays ?? undefined,
+      nextRotationAtMs: stored.nextRotationAtMs ?? undefined,
+      keyStore: stored.keyStore,
+      currentVersion: stored.currentVersion,
+      materials: new Map(
+        stored.materials.map(({ version, stored: bytes }) => [
+          version,
+          { kmsKeyId: idBytes, version, stored: bytes },
+        ]),
+      ),
+      tags: new Map(stored.tags.map(({ key, value }) => [key, value])),
+      epoch,
+    })
+  }
+}
+
+/** Of a key that is there; one that was deleted is there no more, though its tombstone is. */
+export async function readExisting(
+  db: Parameters<typeof catalogKeys.readKey>[0],
+  id: string,
+): Promise<catalogKeys.StoredKey> {
+  const stored = await catalogKeys.readKey(db, id)
+  if (stored === undefined || stored.state === 'Deleted') {
+    throw new KeyfoldError('KMS_KEY_NOT_FOUND')
+  }
+  return stored
+}
+
+function aliasName(alias: string, region: string): string {
+  return `${region}/${alias}`
+}
+
+/** Whether what wraps and unwraps is what it was: state, material and all of its versions. */
+function isSameMaterial(before: KmsKey, stored: catalogKeys.StoredKey): boolean {
+  return (
+    before.state === stored.state &&
+    before.currentVersion === stored.currentVersion &&
+    before.materials.size === stored.materials.length &&
+    stored.materials.every(({ version }) => before.materials.has(version))
+  )
+}
+
+function grantOf(stored: catalogKeys.StoredGrant): Grant {
+  const { id, granteePrincipal, operations, constraints, createdAtMs } = stored
+  const pairsOf = (pairs: Readonly<Record<string, string>> | undefined) =>
+    pairs === undefined ? undefined : new Map(Object.entries(pairs))
+  return {
+    id,
+    granteePrincipal,
+    retiringPrincipal: stored.retiringPrincipal ?? undefined,
+    operations,
+    constraints: { equals: pairsOf(constraints.equals), subset: pairsOf(constraints.subset) },
+    name: stored.name ?? undefined,
+    createdAtMs,
+  }
+}
