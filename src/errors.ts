@@ -115,6 +115,12 @@ export const ERRORS = {
   ),
 
   // The AWS protocol's own.
+  OPERATION_UNKNOWN: kind(400, 'UnknownOperationException', 'there is no such operation'),
+  SERIALIZATION_INVALID: kind(
+    400,
+    'SerializationException',
+    'the request is no JSON of the shape that the operation takes',
+  ),
   AUTHENTICATION_MISSING: kind(
     400,
     'MissingAuthenticationTokenException',
@@ -208,6 +214,8 @@ export type MessageErrorCode =
 export class KeyfoldError extends Error {
   override readonly name = 'KeyfoldError'
   readonly code: ErrorCode
+  /** What was wrong in particular, without the table's message. */
+  readonly detail: string | undefined
   /** Under which the log of the server that refused knows it; undefined where none did. */
   readonly requestId: string | undefined
 
@@ -218,6 +226,7 @@ export class KeyfoldError extends Error {
       cause === undefined ? undefined : { cause },
     )
     this.code = code
+    this.detail = detail
     this.requestId = requestId
   }
 

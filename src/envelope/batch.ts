@@ -4,7 +4,7 @@
  */
 import type { Suite } from '../crypto/crypto.ts'
 import type { CanonicalContext } from '../data-keys/lease.ts'
-import type { Principal } from '../kms/kms-key.ts'
+import type { KmsKey, Principal } from '../kms/kms-key.ts'
 import type { MessageErrorCode } from '../errors.ts'
 import type { Slot } from '../pool/slot.ts'
 
@@ -102,9 +102,32 @@ export interface DataKeysRequest {
   readonly plaintext: boolean
 }
 
+/** One data key of the AWS protocol; `kmsKey` was authorised by whoever calls, here and below. */
+export interface DataKeyRequest {
+  readonly kmsKey: KmsKey
+  readonly context: CanonicalContext
+  readonly bytes: number
+  /** Whether the caller wants to see it. */
+  readonly plaintext: boolean
+}
+
+export interface EncryptBytesRequest {
+  readonly kmsKey: KmsKey
+  readonly context: CanonicalContext
+  readonly plaintext: Uint8Array
+}
+
+export interface DecryptBytesRequest {
+  readonly principal: Principal
+  /** The key that the ciphertext names. */
+  readonly kmsKey: KmsKey
+  readonly context: CanonicalContext
+  readonly ciphertext: Uint8Array
+}
+
 export interface CallerDataKey {
   readonly wrappedKey: Uint8Array
-  /** 32 bytes; whoever sends it fills it with zeros afterwards. */
+  /** As many bytes as were asked for; whoever sends it fills it with zeros afterwards. */
   readonly plaintext: Uint8Array | undefined
 }
 
@@ -120,4 +143,9 @@ export interface Envelope {
     readonly keyId: string
     readonly dataKeys: readonly CallerDataKey[]
   }>
+  dataKey(request: DataKeyRequest): Promise<CallerDataKey>
+  /** A wrapped key of usage 02. */
+  encryptBytes(request: EncryptBytesRequest): Promise<Uint8Array>
+  /** Opens what encryptBytes made, and inline messages. Throws DECRYPT_FAILED. */
+  decryptBytes(request: DecryptBytesRequest): Promise<Uint8Array>
 }

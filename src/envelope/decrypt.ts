@@ -4,13 +4,18 @@
  */
 import type { BatchResult, DecryptRequest } from './batch.ts'
 import { openElements, openPacked } from './open.ts'
+import { openWrappedAmong } from './open-wrapped.ts'
 import type { EnvelopeParts, MaybePromise } from './parts.ts'
 
 export function decrypt(parts: EnvelopeParts, request: DecryptRequest): MaybePromise<BatchResult> {
   const { principal, context, body } = request
   const opening = { principal, context, body, action: 'kms:Decrypt' } as const
   if (request.packed !== undefined) return openPacked(parts, opening, request.packed)
-  return openElements(parts, opening, required(request.ciphertexts), request.keyEntries)
+  const ciphertexts = required(request.ciphertexts)
+  const opened = openElements(parts, opening, ciphertexts, request.keyEntries)
+  const wrapped = (result: BatchResult): MaybePromise<BatchResult> =>
+    openWrappedAmong(parts, opening, ciphertexts, result)
+  return opened instanceof Promise ? opened.then(wrapped) : wrapped(opened)
 }
 
 /** The decoder has seen to it that a request has one of the two. */

@@ -1,6 +1,7 @@
 /** The envelope operations over one set of parts. */
 import type { Envelope } from './batch.ts'
-import { generateDataKeys } from './data-keys.ts'
+import { decryptBytes, encryptBytes } from './caller-bytes.ts'
+import { generateDataKey, generateDataKeys } from './data-keys.ts'
 import { decrypt } from './decrypt.ts'
 import { encrypt } from './encrypt.ts'
 import type { EnvelopeParts } from './parts.ts'
@@ -12,5 +13,8 @@ export function createEnvelope(parts: EnvelopeParts): Envelope {
     decrypt: (request) => decrypt(parts, request),
     reEncrypt: (request) => reEncrypt(parts, request),
     dataKeys: (request) => generateDataKeys(parts, request),
+    dataKey: (request) => generateDataKey(parts, request),
+    encryptBytes: (request) => encryptBytes(parts, request),
+    decryptBytes: (request) => decryptBytes(parts, request),
   }
 }

@@ -152,18 +152,27 @@ export function leaseEntry(
  * it is known which; the entry itself, all of its bytes, is what the cache is asked by.
  */
 function namedKey(
-  { registry, dataKeys, authorize, absentKeyError }: EnvelopeParts,
-  { principal, action }: OpenBatchRequest,
+  parts: EnvelopeParts,
+  request: OpenBatchRequest,
   { keyEntry, cacheId }: NamedKeyEntry,
 ): MaybePromise<KmsKey> {
+  const { registry, dataKeys, authorize } = parts
   const cachedUnder = dataKeys.kmsKeyIdOf(cacheId)
   const cached = cachedUnder === undefined ? undefined : registry.current(cachedUnder)
   if (cached !== undefined) {
-    authorize(principal, action, cached)
+    authorize(request.principal, request.action, cached)
     return cached
   }
   const { wrappedKey } = decodeKeyEntry(keyEntry, 'DECRYPT_FAILED')
-  const { kmsKeyId } = decodeWrappedKey(wrappedKey)
+  return authorizedKeyById(parts, request, decodeWrappedKey(wrappedKey).kmsKeyId)
+}
+
+/** The KMS key of the 16 bytes that a ciphertext carries, authorised before anything about it is told. */
+export function authorizedKeyById(
+  { registry, authorize, absentKeyError }: EnvelopeParts,
+  { principal, action }: Pick<OpenBatchRequest, 'principal' | 'action'>,
+  kmsKeyId: Uint8Array,
+): MaybePromise<KmsKey> {
   const known = registry.peekById(kmsKeyId)
   if (known !== undefined) {
     authorize(principal, action, known)
@@ -193,7 +202,7 @@ const REFUSALS: ReadonlySet<string> = new Set<MessageErrorCode>([
   'ROOT_KEY_INVALID',
 ])
 
-function refusalOf(error: unknown): MessageErrorCode {
+export function refusalOf(error: unknown): MessageErrorCode {
   if (!(error instanceof KeyfoldError)) throw error
   if (REFUSALS.has(error.code)) return error.code as MessageErrorCode
   // To those who may see every key, one that is not there is a message that cannot be opened.

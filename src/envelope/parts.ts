@@ -1,7 +1,7 @@
 /** What every envelope operation works with, put together by the engine. */
 import type { Crypto } from '../crypto/crypto.ts'
 import type { DataKeys } from '../data-keys/lease.ts'
-import type { KeyStore } from '../key-stores/key-store.ts'
+import type { KeyMaterial, KeyStore } from '../key-stores/key-store.ts'
 import {
   assertUsable,
   type Action,
@@ -56,8 +56,15 @@ export function authorizedKey(
 }
 
 /** After an await: nothing is handed out under a KMS key whose disabling was acknowledged meanwhile. */
-export function assertStillEnabled({ registry }: EnvelopeParts, kmsKey: KmsKey): void {
+export function assertStillUsable({ registry }: EnvelopeParts, kmsKey: KmsKey): void {
   assertUsable(registry.current(kmsKey.id) ?? kmsKey)
+}
+
+/** What a key wraps under now. */
+export function currentMaterial({ materials, currentVersion, arn }: KmsKey): KeyMaterial {
+  const material = materials.get(currentVersion)
+  if (material !== undefined) return material
+  throw new KeyfoldError('KMS_KEY_STATE_INVALID', `${arn} has no key material.`)
 }
 
 /** Runs `work` now or when the value is there; `beforeWait` runs only in the second case, before anything waits. */

@@ -36,7 +36,7 @@ import {
   type OpenBatchRequest,
   type ScannedBatch,
 } from './open.ts'
-import { assertStillEnabled, authorizedKey, type EnvelopeParts } from './parts.ts'
+import { assertStillUsable, authorizedKey, currentMaterial, type EnvelopeParts } from './parts.ts'
 import { measurePlaintexts, sealPlaintexts } from './seal.ts'
 
 export async function reEncrypt(
@@ -149,7 +149,7 @@ async function rewrapEntry(
   target: KmsKey,
 ): Promise<Uint8Array> {
   if (lease === undefined) return NO_ENTRY
-  const material = required(target.materials.get(target.currentVersion))
+  const material = currentMaterial(target)
   const header = {
     suite: WRAPPING_SUITE_XAES,
     usage: USAGE_MESSAGE_KEY,
@@ -160,7 +160,7 @@ async function rewrapEntry(
   const aad = encodeWrappedKeyAad(header, context.hash)
   const store = parts.keyStoreOf(target)
   const storePart = await store.wrapMessageKey(material, aad, lease.key)
-  assertStillEnabled(parts, target)
+  assertStillUsable(parts, target)
   const wrappedKey = encodeWrappedKey({ ...header, storePart })
   return encodeKeyEntry({ commitment, wrappedKey })
 }

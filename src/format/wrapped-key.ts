@@ -16,7 +16,7 @@ import { KeyfoldError } from '../errors.ts'
 import { WRAPPED_KEY_BYTES_MAX } from '../limits.ts'
 import { Reader, Writer } from './bytes.ts'
 
-const VERSION = 0xe0
+export const WRAPPED_KEY_VERSION = 0xe0
 const KMS_KEY_ID_BYTES = 16
 const CONTEXT_HASH_BYTES = 32
 export const WRAPPED_KEY_HEADER_BYTES = 23
@@ -54,7 +54,7 @@ export function decodeWrappedKey(bytes: Uint8Array): WrappedKey {
     throw new KeyfoldError('DECRYPT_FAILED')
   }
   const reader = new Reader(bytes, 'DECRYPT_FAILED')
-  if (reader.u8() !== VERSION) throw new KeyfoldError('DECRYPT_FAILED')
+  if (reader.u8() !== WRAPPED_KEY_VERSION) throw new KeyfoldError('DECRYPT_FAILED')
   const suite = reader.u8()
   if (suite !== WRAPPING_SUITE_XAES) throw new KeyfoldError('DECRYPT_FAILED')
   const usage = reader.u8()
@@ -76,7 +76,7 @@ export function encodeWrappedKeyAad(header: WrappedKeyHeader, contextHash: Uint8
 
 function writeHeader(writer: Writer, header: WrappedKeyHeader): Writer {
   return writer
-    .u8(VERSION)
+    .u8(WRAPPED_KEY_VERSION)
     .u8(header.suite)
     .u8(header.usage)
     .put(header.kmsKeyId)

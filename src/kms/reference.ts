@@ -2,7 +2,7 @@
  * How callers name a KMS key, and how keyfold spells it out: key id, key ARN, alias, alias ARN (AWS KMS,
  * "Key identifiers").
  */
-import { randomUUID } from 'node:crypto'
+import { createHash, randomUUID } from 'node:crypto'
 
 import { KeyfoldError } from '../errors.ts'
 import { ALIAS_CHARACTERS_MAX } from '../limits.ts'
@@ -96,4 +96,12 @@ export function keyIdsOfBytes(bytes: Uint8Array): readonly [string, string] {
   const hex = Buffer.from(bytes).toString('hex')
   const uuid = hex.replace(/^(.{8})(.{4})(.{4})(.{4})(.{12})$/, '$1-$2-$3-$4-$5')
   return [uuid, MULTI_REGION_PREFIX + hex]
+}
+
+/**
+ * The public name of one version of key material, 64 hex digits (AWS KMS, "KeyMaterialId"). It says nothing of the
+ * material: it names the key and the version.
+ */
+export function materialId({ keyId }: { readonly keyId: string }, version: number): string {
+  return createHash('sha256').update(`keyfold/material-id/v1/${keyId}/${version}`).digest('hex')
 }

@@ -139,7 +139,50 @@ describe('a caller’s own data key', () => {
     await expectRefused(other, 'DECRYPT_FAILED', { context: {} })
   })
 
-  test('is itself no message, no key entry and no packed batch', async () => {
+  test('opens as what it is, a ciphertext of AWS KMS, in its context only', async () => {
+    const request = { key: keyA, context, count: 1, plaintext: true }
+    const [dataKey] = (await service.call('data-keys', request)).dataKeys
+    if (dataKey?.plaintext === undefined) throw new Error('no data key')
+    await expectOpened(dataKey.wrappedKey, Buffer.from(dataKey.plaintext))
+    await expectRefused(dataKey.wrappedKey, 'DECRYPT_FAILED', { context: {} })
+    for (let at = 0; at < dataKey.wrappedKey.length; at++) {
+      const flipped = Buffer.from(dataKey.wrappedKey)
+      flipped.writeUInt8(flipped.readUInt8(at) ^ 1, at)
+      await expectRefused(flipped, at === 0 ? 'MESSAGE_MALFORMED' : 'DECRYPT_FAILED')
+    }
+  })
+
+  test('opens between messages, in its place, and the others with it', async () => {
+    const request = { key: keyA, context, count: 2, plaintext: true }
+    const [one, other] = (await service.call('data-keys', request)).dataKeys
+    if (one === undefined || other === undefined) throw new Error('no data keys')
+    const good = await sealOne(keyB)
+    const answer = await open([
+      one.wrappedKey,
+      good,
+      text('nonsense'),
+      other.wrappedKey,
+      one.wrappedKey.slice(0, -1),
+      good,
+    ])
+    expect(answer.plaintexts.map((found) => (found === null ? null : Buffer.from(found)))).toEqual([
+      Buffer.from(one.plaintext as Uint8Array),
+      text('secret'),
+      null,
+      Buffer.from(other.plaintext as Uint8Array),
+      null,
+      text('secret'),
+    ])
+    expect(answer.errors).toEqual([
+      [2, 'MESSAGE_MALFORMED'],
+      [4, 'DECRYPT_FAILED'],
+    ])
+    const many = await open(Array.from({ length: 257 }, () => one.wrappedKey))
+    expect(many.code).toBe('LIMIT_EXCEEDED')
+    expect(service.engine.slots.bytesInUse).toBe(0)
+  })
+
+  test('is itself no key entry and no packed batch', async () => {
     const { dataKeys } = await service.call('data-keys', {
       key: keyA,
       context,
@@ -148,7 +191,6 @@ describe('a caller’s own data key', () => {
     })
     expect(dataKeys[0]?.plaintext).toBeUndefined()
     const blob = dataKeys[0]?.wrappedKey as Uint8Array
-    await expectRefused(blob, 'MESSAGE_MALFORMED')
     expect((await service.call('decrypt', { context, packed: blob })).code).toBe(
       'MESSAGE_MALFORMED',
     )
@@ -159,10 +201,10 @@ describe('a caller’s own data key', () => {
 
 test('the wrapped key of a message is no message: nobody gets a message key in plaintext', async () => {
   const { wrappedKey } = splitInline(await sealOne(keyA))
-  await expectRefused(wrappedKey, 'MESSAGE_MALFORMED')
+  await expectRefused(wrappedKey)
   const flipped = Buffer.from(wrappedKey)
   flipped[2] = 2
-  await expectRefused(flipped, 'MESSAGE_MALFORMED')
+  await expectRefused(flipped)
 })
 
 describe('a message at the wrong door', () => {

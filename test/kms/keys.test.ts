@@ -134,7 +134,7 @@ describe('a new key', () => {
     const keys = (await service.engine.kms.listKeys({ limit: 1_000 })).items.length
     for (const [fields, code] of [
       [{ description: 'd'.repeat(8_193) }, 'LIMIT_EXCEEDED'],
-      [{ tags: many(51) }, 'LIMIT_EXCEEDED'],
+      [{ tags: many(51) }, 'TAG_INVALID'],
       [{ tags: { ['k'.repeat(129)]: 'v' } }, 'TAG_INVALID'],
       [{ tags: { k: 'v'.repeat(257) } }, 'TAG_INVALID'],
       [{ tags: { '': 'v' } }, 'TAG_INVALID'],
