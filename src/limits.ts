@@ -61,6 +61,17 @@ export const INLINE_MICROSECONDS_MAX = 200
 /** Tasks waiting for a worker. A task is a slice of a batch. */
 export const POOL_QUEUE_MAX = 4_096
 
+// Signed requests (AWS Signature Version 4).
+
+/** How far a caller's clock may be off, either way: what AWS KMS allows. */
+export const SIGNATURE_SKEW_MS_MAX = 300_000
+/** The front end takes no more headers than these. Each name that a caller lists is looked up among them. */
+export const SIGNED_HEADERS_MAX = 100
+/** Lists of signed headers that are remembered: a client signs the same ones every time. */
+export const SIGNED_HEADER_LISTS_MAX = 256
+/** Derived signing keys, one for each access key, day and region in use: 32 bytes each. */
+export const SIGNING_KEYS_MAX = 4_096
+
 // Names and metadata, as AWS KMS bounds them.
 
 export const ALIAS_CHARACTERS_MAX = 256
