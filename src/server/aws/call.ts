@@ -1,0 +1,113 @@
+/**
+ * One call of the AWS protocol: who asks, where, and what they may. Operations ask for keys here and nowhere else, so
+ * that permission always comes before existence and state.
+ */
+import type { Engine } from '../../engine.ts'
+import { KeyfoldError } from '../../errors.ts'
+import { absentKeyError, authorize, authorizeService } from '../../kms/authorize.ts'
+import type { Action, KmsKey, Principal, RequestAttributes } from '../../kms/kms-key.ts'
+
+/** What an operation says of its request to policies and grants. */
+export type Attributes = Partial<RequestAttributes>
+
+export interface CallOrigin {
+  readonly engine: Engine
+  readonly principal: Principal
+  /** Of the request's credential scope: what is named by no ARN is looked for here. */
+  readonly region: string
+  readonly requestId: string
+  readonly sourceAddress: string | undefined
+}
+
+export class Call {
+  readonly engine: Engine
+  readonly principal: Principal
+  readonly region: string
+  readonly requestId: string
+  readonly sourceAddress: string | undefined
+  /** What the record of this call names. */
+  readonly keyArns: string[] = []
+  /** The first one that it brought, as its record tells it. */
+  encryptionContext: ReadonlyMap<string, string> | undefined
+
+  constructor({ engine, principal, region, requestId, sourceAddress }: CallOrigin) {
+    this.engine = engine
+    this.principal = principal
+    this.region = region
+    this.requestId = requestId
+    this.sourceAddress = sourceAddress
+  }
+
+  /** The key of this name, if the caller may do this with it. Throws ACCESS_DENIED, KMS_KEY_NOT_FOUND. */
+  async key(reference: string, action: Action, attributes: Attributes = {}): Promise<KmsKey> {
+    let kmsKey: KmsKey
+    try {
+      kmsKey = await this.engine.kms.registry.resolve(reference, this.region)
+    } catch (error) {
+      throw this.#absent(error, action, `Key '${reference}' does not exist`)
+    }
+    const alias = reference.includes('alias/')
+      ? reference.slice(reference.indexOf('alias/'))
+      : undefined
+    this.authorize(action, kmsKey, { alias, ...attributes })
+    return kmsKey
+  }
+
+  /** The key that a ciphertext names. To whoever may not use it, it is as if it were not there. */
+  async keyOfCiphertext(
+    idBytes: Uint8Array,
+    action: Action,
+    attributes: Attributes = {},
+  ): Promise<KmsKey> {
+    try {
+      const kmsKey = await this.engine.kms.registry.resolveById(idBytes, this.region)
+      this.authorize(action, kmsKey, attributes)
+      return kmsKey
+    } catch (error) {
+      if (!(error instanceof KeyfoldError)) throw error
+      if (error.code !== 'KMS_KEY_NOT_FOUND' && error.code !== 'ACCESS_DENIED') throw error
+      throw new KeyfoldError('ACCESS_DENIED', CIPHERTEXT_OF_NO_KEY, error)
+    }
+  }
+
+  authorize(action: Action, kmsKey: KmsKey, attributes: Attributes): void {
+    this.keyArns.push(kmsKey.arn)
+    this.encryptionContext ??= attributes.encryptionContext
+    try {
+      authorize(this.principal, action, kmsKey)
+    } catch (error) {
+      throw this.#denied(error, action)
+    }
+  }
+
+  /** For operations that concern no single key. */
+  authorizeService(action: Action): void {
+    try {
+      authorizeService(this.principal, action)
+    } catch (error) {
+      throw this.#denied(error, action)
+    }
+  }
+
+  #absent(error: unknown, action: Action, detail: string): unknown {
+    if (!(error instanceof KeyfoldError && error.code === 'KMS_KEY_NOT_FOUND')) return error
+    const told = absentKeyError(this.principal, action)
+    if (told.code === 'KMS_KEY_NOT_FOUND') return new KeyfoldError(told.code, detail, error)
+    return this.#denied(told, action)
+  }
+
+  /** One text, whether the key is absent, disabled or forbidden. */
+  #denied(error: unknown, action: Action): unknown {
+    if (!(error instanceof KeyfoldError && error.code === 'ACCESS_DENIED')) return error
+    return new KeyfoldError(
+      'ACCESS_DENIED',
+      `User: ${this.principal.arn} is not authorized to perform: ${action} on this resource because the ` +
+        'resource does not exist in this Region, no policy or grant allows it, or a policy explicitly denies it',
+      error,
+    )
+  }
+}
+
+const CIPHERTEXT_OF_NO_KEY =
+  'The ciphertext refers to a customer master key that does not exist, does not exist in this region, ' +
+  'or you are not allowed to access.'
