@@ -69,6 +69,7 @@ export async function openEngine(
     limits: config.messageKey,
     entriesMax: config.dataKeyCacheEntries,
     nowMs,
+    warn: options.log,
   })
   const pool = new Pool(crypto, config.workers)
   const slots = new BoundedSlotPool(config.inFlightBytesMax)

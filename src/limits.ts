@@ -40,6 +40,14 @@ export const DATA_KEY_CACHE_ENTRIES_DEFAULT = 4_096
 /** Misses a principal may cause: a burst, then a steady rate. A context unique to each message ends here. */
 export const MISS_BUDGET_BURST_DEFAULT = 4_096
 export const MISS_BUDGET_PER_SECOND_DEFAULT = 1_024
+/** Message keys of one principal and KMS key that are judged together: fewer say little, more say it late. */
+export const REUSE_WINDOW_KEYS = 256
+/** Of those, the share that may have sealed a single batch before it looks like a context unique to each message. */
+export const USED_ONCE_SHARE_MAX = 0.75
+/** A warning about one principal and KMS key is given once in this time: it is for people. */
+export const REUSE_WARNING_MS = 60_000
+/** Pairs of principal and KMS key that are watched; names and counts, some 300 bytes each. */
+export const REUSE_WATCHED_MAX = 4_096
 
 // The key table (native/key_table.h holds the same numbers; the addon reports them and a test compares).
 

@@ -64,6 +64,8 @@ export class CachedKey {
 /** A message key that seals, with what is left of its allowance. */
 export class SealKey extends CachedKey {
   readonly keyEntry: Uint8Array
+  /** Whose batch it was made for. */
+  readonly principalArn: string
   readonly #messagesMax: number
   readonly #bytesMax: number
   #messagesLeft: number
@@ -74,12 +76,14 @@ export class SealKey extends CachedKey {
     key: ConstructorParameters<typeof CachedKey>[1],
     limits: {
       readonly keyEntry: Uint8Array
+      readonly principalArn: string
       readonly messagesMax: number
       readonly bytesMax: number
     },
   ) {
     super(crypto, key)
     this.keyEntry = limits.keyEntry
+    this.principalArn = limits.principalArn
     this.#messagesMax = limits.messagesMax
     this.#bytesMax = limits.bytesMax
     this.#messagesLeft = limits.messagesMax
@@ -96,9 +100,10 @@ export class SealKey extends CachedKey {
 
   /** Whether this share of messages or bytes is used up. */
   isBeyond(share: number): boolean {
+    // Not as what is left: 1 - 0.8 is a little less than 0.2.
     return (
-      this.#messagesLeft <= this.#messagesMax * (1 - share) ||
-      this.#bytesLeft <= this.#bytesMax * (1 - share)
+      this.#messagesMax - this.#messagesLeft >= this.#messagesMax * share ||
+      this.#bytesMax - this.#bytesLeft >= this.#bytesMax * share
     )
   }
 }

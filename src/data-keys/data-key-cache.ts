@@ -27,6 +27,7 @@ import { MESSAGE_KEY_REFRESH_SHARE } from '../limits.ts'
 import { CachedKey, SealKey } from './cached-key.ts'
 import type { CanonicalContext, DataKeys, OpenLease, SealLease } from './lease.ts'
 import type { MissBudget } from './miss-budget.ts'
+import { ReuseWatch } from './reuse-watch.ts'
 
 export interface DataKeyCacheOptions {
   readonly crypto: Crypto
@@ -41,6 +42,8 @@ export interface DataKeyCacheOptions {
   readonly entriesMax: number
   /** Monotonic. */
   readonly nowMs: () => number
+  /** For operators: who uses the cache so that it cannot serve them. */
+  readonly warn: (message: string) => void
 }
 
 export interface DataKeyCounters {
@@ -83,9 +86,11 @@ export class DataKeyCache implements DataKeys {
   readonly #seal: LRUCache<string, SealPlace>
   readonly #open: LRUCache<string, CachedKey>
   readonly #unwrapping = new Map<string, Promise<CachedKey>>()
+  readonly #reuse: ReuseWatch
 
   constructor(options: DataKeyCacheOptions) {
     this.#options = options
+    this.#reuse = new ReuseWatch(options)
     this.#seal = new LRUCache<string, SealPlace>({
       max: options.entriesMax,
       dispose: (place) => this.#disposePlace(place),
@@ -144,6 +149,7 @@ export class DataKeyCache implements DataKeys {
   purge(kmsKeyId: string): void {
     for (const [name, place] of [...this.#seal.entries()]) {
       if (place.current?.kmsKeyId === kmsKeyId || place.next?.kmsKeyId === kmsKeyId) {
+        this.#purgePlace(place)
         this.#seal.delete(name)
       }
     }
@@ -153,6 +159,7 @@ export class DataKeyCache implements DataKeys {
   }
 
   purgeAll(): void {
+    for (const place of this.#seal.values()) this.#purgePlace(place)
     this.#seal.clear()
     this.#open.clear()
   }
@@ -166,7 +173,7 @@ export class DataKeyCache implements DataKeys {
       if (isOld(place.current) && isOld(place.next) && place.fetch === undefined) {
         this.#seal.delete(name)
       } else if (place.current !== undefined && isOld(place.current)) {
-        this.#evict(place.current)
+        this.#endSealKey(place.current)
         place.current = undefined
       }
     }
@@ -190,7 +197,7 @@ export class DataKeyCache implements DataKeys {
     for (let changes = 0; ;) {
       const kmsKey = this.#latest(request.kmsKey)
       const place = this.#place(sealName(kmsKey, request))
-      if (place.fetch === undefined) this.#options.missBudget.spend(request.principalArn)
+      if (place.fetch === undefined) this.#spendMiss(request)
       try {
         await (place.fetch ?? this.#fetchSealKey(place, kmsKey, request))
       } catch (error) {
@@ -215,7 +222,7 @@ export class DataKeyCache implements DataKeys {
         return key
       }
       if (place.next === undefined) return undefined
-      if (key !== undefined) this.#evict(key)
+      if (key !== undefined) this.#endSealKey(key)
       place.current = place.next
       place.next = undefined
     }
@@ -223,7 +230,7 @@ export class DataKeyCache implements DataKeys {
 
   #fetchSealKey(place: SealPlace, kmsKey: KmsKey, request: SealRequest): Promise<void> {
     const fetch = this.#makeSealKey(kmsKey, request).then((key) => {
-      if (place.next !== undefined) this.#evict(place.next)
+      if (place.next !== undefined) this.#endSealKey(place.next)
       place.next = key
       // The place may have left the cache meanwhile: those who wait in this turn use the key, and nobody after.
       if (this.#seal.peek(sealName(kmsKey, request)) !== place) {
@@ -237,7 +244,10 @@ export class DataKeyCache implements DataKeys {
     return settled
   }
 
-  async #makeSealKey(kmsKey: KmsKey, { suite, context }: SealRequest): Promise<SealKey> {
+  async #makeSealKey(
+    kmsKey: KmsKey,
+    { suite, context, principalArn }: SealRequest,
+  ): Promise<SealKey> {
     const { crypto, limits, nowMs } = this.#options
     const bornAtMs = nowMs()
     const material = materialOf(kmsKey, kmsKey.currentVersion)
@@ -261,7 +271,12 @@ export class DataKeyCache implements DataKeys {
       return new SealKey(
         crypto,
         { handle, kmsKeyId: kmsKey.id, epoch: kmsKey.epoch, bornAtMs },
-        { keyEntry, messagesMax: limits.messagesMax, bytesMax: limits.bytesMax },
+        {
+          keyEntry,
+          principalArn,
+          messagesMax: limits.messagesMax,
+          bytesMax: limits.bytesMax,
+        },
       )
     } finally {
       crypto.releaseKey(raw)
@@ -285,10 +300,25 @@ export class DataKeyCache implements DataKeys {
   }
 
   #disposePlace(place: SealPlace): void {
-    if (place.current !== undefined) this.#evict(place.current)
-    if (place.next !== undefined) this.#evict(place.next)
+    const { current, next } = place
     place.current = undefined
     place.next = undefined
+    if (current !== undefined) this.#endSealKey(current)
+    if (next !== undefined) this.#endSealKey(next)
+  }
+
+  /** Keys that were taken away say nothing about those who used them. */
+  #purgePlace(place: SealPlace): void {
+    const { current, next } = place
+    place.current = undefined
+    place.next = undefined
+    if (current !== undefined) this.#evict(current)
+    if (next !== undefined) this.#evict(next)
+  }
+
+  #endSealKey(key: SealKey): void {
+    this.#evict(key)
+    this.#reuse.keyEnded(key.principalArn, key.kmsKeyId, key.leasesGiven)
   }
 
   // Opening.
@@ -297,7 +327,7 @@ export class DataKeyCache implements DataKeys {
     for (let changes = 0; ;) {
       let unwrapping = this.#unwrapping.get(request.cacheId)
       if (unwrapping === undefined) {
-        this.#options.missBudget.spend(request.principalArn)
+        this.#spendMiss(request)
         unwrapping = this.#unwrap(request)
         this.#unwrapping.set(request.cacheId, unwrapping)
         // Failures are not cached.
@@ -349,6 +379,15 @@ export class DataKeyCache implements DataKeys {
   }
 
   // Both.
+
+  #spendMiss({ principalArn, kmsKey }: SealRequest | OpenRequest): void {
+    try {
+      this.#options.missBudget.spend(principalArn)
+    } catch (error) {
+      this.#reuse.missRefused(principalArn, kmsKey.id)
+      throw error
+    }
+  }
 
   #latest(kmsKey: KmsKey): KmsKey {
     return this.#options.registry.current(kmsKey.id) ?? kmsKey

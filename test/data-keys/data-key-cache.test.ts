@@ -121,6 +121,7 @@ function createCache(
     limits: LIMITS,
     entriesMax: options.entriesMax ?? 100,
     nowMs: () => nowMs,
+    warn: () => undefined,
   })
 }
 
