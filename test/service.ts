@@ -31,10 +31,14 @@ export interface Service {
   readonly url: string
   readonly token: string
   readonly dataDirectory: string
+  /** Everything that was logged, at the level of the settings: `error` where they say nothing. */
+  readonly logged: readonly string[]
   /** Sends a map to POST /v1/<route> and gives the map that came back, an error's too. */
   call(route: string, fields: Readonly<Record<string, unknown>>): Promise<Answer>
   /** A KMS key of its own. */
   createKey(): Promise<string>
+  /** What SIGTERM does to the server; the engine stays open. */
+  drain(): Promise<void>
   close(): Promise<void>
 }
 
@@ -56,7 +60,11 @@ export async function startService(
   const config = loadConfig({
     flags: { data: dataDirectory, listen: '127.0.0.1:0', ...options.settings },
   })
-  const log = { log: (): void => undefined }
+  const logged: string[] = []
+  const serverLog = createLog(options.settings?.logLevel ?? 'error', {
+    write: (line) => void logged.push(line),
+  })
+  const log = { log: (message: string): void => serverLog.warn(message) }
   const token = options.filesFrom === undefined ? await initDataDirectory(config, log) : ''
   const engine = await openEngine(config, log)
   const admin =
@@ -68,7 +76,7 @@ export async function startService(
           keys: ['*'],
         })
       : { token }
-  const server = await startServer(engine, { log: createLog('error') })
+  const server = await startServer(engine, { log: serverLog })
 
   const call: Service['call'] = async (route, fields) => {
     const response = await fetch(`${server.url}/v1/${route}`, {
@@ -86,8 +94,10 @@ export async function startService(
     url: server.url,
     token: admin.token,
     dataDirectory,
+    logged,
     call,
     createKey: async () => (await call('keys', {})).keyId,
+    drain: () => server.drain(),
     close: async () => {
       await server.drain()
       await engine.close()

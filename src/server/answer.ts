@@ -5,6 +5,7 @@
 import type { BatchResult, CallerDataKey } from '../envelope/batch.ts'
 import type { ErrorCode, MessageErrorCode } from '../errors.ts'
 import { FRAME_HEADER_BYTES } from '../format/frame.ts'
+import { msgpackToJson } from '../format/json.ts'
 import {
   arrayHeadBytes,
   binHeadBytes,
@@ -25,12 +26,35 @@ export interface Answer {
 
 const nothing = (): void => undefined
 
+/** Answers up to here are not worth a slot. */
+const UNCHARGED_BYTES_MAX = 64 * 1024
+
 /** Small answers: management, errors. Undefined fields are left out. */
 export function encodeAnswer(value: PlainValue): Answer {
   const memory = new Uint8Array(FRAME_HEADER_BYTES + plainBytesMax(value))
   const writer = new MsgpackWriter(memory, FRAME_HEADER_BYTES)
   writer.plain(value)
   return { memory, offset: FRAME_HEADER_BYTES, end: writer.offset, release: nothing }
+}
+
+export function encodeText(text: string): Answer {
+  const memory = Buffer.from(text)
+  return { memory, offset: 0, end: memory.length, release: nothing }
+}
+
+/** The same answer as JSON, in place of the one that is given. A large one is charged like any other. */
+export function encodeJson(answer: Answer, slots: SlotPool): Answer {
+  let text: string
+  try {
+    text = msgpackToJson(answer.memory.subarray(answer.offset, answer.end))
+  } finally {
+    answer.release()
+  }
+  const bytes = Buffer.byteLength(text)
+  if (bytes <= UNCHARGED_BYTES_MAX) return encodeText(text)
+  const slot = slots.acquire(bytes)
+  Buffer.from(slot.bytes.buffer).write(text)
+  return { memory: slot.bytes, offset: 0, end: bytes, release: () => slot.release() }
 }
 
 export function encodeError(code: ErrorCode, message: string, requestId: string): Answer {

@@ -7,6 +7,7 @@ import type { RequestBytes } from '../envelope/batch.ts'
 import { KeyfoldError } from '../errors.ts'
 import type { Slot, SlotPool } from '../pool/slot.ts'
 import type { Answer } from './answer.ts'
+import { STATUS_OK, type Header } from './http.ts'
 import type { HttpResponse } from './uws.ts'
 
 /** One write of a large answer. */
@@ -14,9 +15,6 @@ const SLICE_BYTES_MAX = 1024 * 1024
 /** Below this an answer goes out in one call, and the front end keeps what the socket does not take. */
 const SMALL_ANSWER_BYTES_MAX = 64 * 1024
 const FIRST_SLOT_BYTES = 256 * 1024
-
-export const MSGPACK_TYPE = 'application/msgpack'
-export const JSON_TYPE = 'application/json'
 
 /**
  * A request's body. One that came in one piece stays in the front end's buffer until something has to wait:
@@ -41,6 +39,15 @@ export class Body implements RequestBytes {
     this.#slot = slot
   }
 
+  /** Other bytes in place of these: a JSON request becomes the MessagePack request that it stands for. */
+  replace(bytes: Uint8Array): void {
+    const wasKept = this.#slot !== undefined
+    this.release()
+    this.bytes = bytes
+    // What was charged as it came stays charged, and workers can reach it.
+    if (wasKept) this.keep()
+  }
+
   release(): void {
     this.#slot?.release()
     this.#slot = undefined
@@ -49,22 +56,32 @@ export class Body implements RequestBytes {
 
 export class Exchange {
   readonly #response: HttpResponse
+  readonly #bodiless: boolean
+  readonly #onOver: () => void
   /** Set when the caller went away, or the answer is out: the response must not be touched any more. */
   #gone = false
   #onGone: (() => void) | undefined
 
-  constructor(response: HttpResponse) {
+  /** `over` is called once, when the last byte is out or the caller is gone. */
+  constructor(
+    response: HttpResponse,
+    options: { readonly method: string; readonly over: () => void },
+  ) {
     this.#response = response
+    // An answer to HEAD has no body, or it would be read as the next answer (RFC 9110 §9.3.2).
+    this.#bodiless = options.method === 'head'
+    this.#onOver = options.over
     response.onAborted(() => {
-      this.#gone = true
       const onGone = this.#onGone
       this.#onGone = undefined
+      this.#end()
       onGone?.()
     })
   }
 
-  get gone(): boolean {
-    return this.#gone
+  #end(): void {
+    this.#gone = true
+    this.#onOver()
   }
 
   /**
@@ -131,10 +148,16 @@ export class Exchange {
       response.writeHeader('Content-Type', contentType)
       for (const [name, value] of headers) response.writeHeader(name, value)
       const bytes = answer.memory.subarray(answer.offset, answer.end)
-      if (bytes.length <= SMALL_ANSWER_BYTES_MAX) {
-        this.#gone = true
+      if (this.#bodiless) {
+        // Told to endWithoutBody itself, the length is waited for and the connection stands still.
+        response.writeHeader('Content-Length', String(bytes.length))
+        response.endWithoutBody()
+        answer.release()
+        this.#end()
+      } else if (bytes.length <= SMALL_ANSWER_BYTES_MAX) {
         response.end(bytes)
         answer.release()
+        this.#end()
       } else {
         this.#sendSlices(bytes, answer)
       }
@@ -150,9 +173,9 @@ export class Exchange {
         const slice = bytes.subarray(offset, Math.min(offset + SLICE_BYTES_MAX, bytes.length))
         const [ok, done] = response.tryEnd(slice, bytes.length)
         if (done) {
-          this.#gone = true
           this.#onGone = undefined
           answer.release()
+          this.#end()
           return true
         }
         if (!ok) return false
@@ -162,10 +185,6 @@ export class Exchange {
     pump()
   }
 }
-
-export type Header = readonly [name: string, value: string]
-
-export const STATUS_OK = '200 OK'
 
 function tooLarge(bytesMax: number): KeyfoldError {
   return new KeyfoldError('REQUEST_TOO_LARGE', `at most ${bytesMax} bytes`)

@@ -17,6 +17,8 @@ export type Route =
       readonly method: Method
       readonly path: string
       readonly handler: ManagementHandler
+      /** What its map may have; anything else is refused by name. */
+      readonly fields: readonly string[]
       /** Answered also when every key is wiped. */
       readonly whenLocked?: boolean
     }
@@ -28,18 +30,24 @@ export const ROUTES: readonly Route[] = [
   { kind: 'operation', path: '/v1/data-keys', op: 'data-keys' },
   { kind: 'operation', path: '/v1/batch', op: 'batch' },
 
-  manage('post', '/v1/keys', management.createKey),
+  manage('post', '/v1/keys', management.createKey, ['description', 'alias', 'tags']),
   manage('get', '/v1/keys', management.listKeys),
   manage('get', '/v1/keys/:name', management.describeKey),
   manage('post', '/v1/keys/:name/enable', management.enableKey),
   manage('post', '/v1/keys/:name/disable', management.disableKey),
   manage('post', '/v1/keys/:name/rotate', management.rotateKey),
   manage('get', '/v1/aliases', management.listAliases),
-  manage('post', '/v1/aliases', management.createAlias),
-  manage('put', '/v1/aliases/:name', management.updateAlias),
+  manage('post', '/v1/aliases', management.createAlias, ['alias', 'key']),
+  manage('put', '/v1/aliases/:name', management.updateAlias, ['key']),
   manage('del', '/v1/aliases/:name', management.deleteAlias),
   manage('get', '/v1/tokens', management.listTokens),
-  manage('post', '/v1/tokens', management.createToken),
+  manage('post', '/v1/tokens', management.createToken, [
+    'name',
+    'principal',
+    'actions',
+    'keys',
+    'expiresInSeconds',
+  ]),
   manage('del', '/v1/tokens/:name', management.revokeToken),
   { ...manage('post', '/v1/lock', management.lock), whenLocked: true },
   { ...manage('get', '/v1/limits', management.describeLimits), whenLocked: true },
@@ -49,6 +57,7 @@ function manage(
   method: Method,
   path: string,
   handler: ManagementHandler,
+  fields: readonly string[] = [],
 ): Extract<Route, { kind: 'management' }> {
-  return { kind: 'management', method, path, handler }
+  return { kind: 'management', method, path, handler, fields }
 }

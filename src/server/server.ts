@@ -4,12 +4,23 @@
  */
 import type { Engine } from '../engine.ts'
 import { KeyfoldError } from '../errors.ts'
-import { decodeValue, type PlainValue, type Value } from '../format/msgpack.ts'
-import { jsonToMsgpack, msgpackToJson } from '../format/json.ts'
+import { decodeValue, malformed, type PlainValue, type Value } from '../format/msgpack.ts'
+import { jsonToMsgpack } from '../format/json.ts'
 import { authorizeService } from '../kms/authorize.ts'
 import type { Principal } from '../kms/kms-key.ts'
-import { encodeAnswer, encodeError, type Answer } from './answer.ts'
-import { Exchange, JSON_TYPE, MSGPACK_TYPE, STATUS_OK, type Body, type Header } from './exchange.ts'
+import { encodeAnswer, encodeError, encodeJson, encodeText, type Answer } from './answer.ts'
+import { Exchange, type Body } from './exchange.ts'
+import {
+  decodePathParameter,
+  JSON_TYPE,
+  MSGPACK_TYPE,
+  readHead,
+  STATUS_OK,
+  statusLine,
+  TEXT_TYPE,
+  type Header,
+  type RequestHead,
+} from './http.ts'
 import type { Log } from './log.ts'
 import { Metrics, type RouteFigures } from './metrics.ts'
 import { Operations, type MaybePromise } from './operations.ts'
@@ -17,7 +28,7 @@ import { Principals } from './principals.ts'
 import { ROUTES, type Route } from './routes.ts'
 import { closeListener, createApp, listen, portOf } from './uws.ts'
 import type { HttpRequest, HttpResponse, TemplatedApp } from './uws.ts'
-import { serveWebSocket } from './websocket.ts'
+import { WebSockets } from './websocket.ts'
 
 export interface RunningServer {
   readonly url: string
@@ -67,17 +78,10 @@ export async function startServer(
     drain: async () => {
       closeListener(socket)
       await server.drained()
+      server.goAway()
       app.close()
     },
   }
-}
-
-/** What one request brings in its headers, read before the first await: they do not outlive the handler. */
-interface RequestHead {
-  readonly authorization: string
-  readonly contentType: string
-  readonly accept: string
-  readonly announcedBytes: number
 }
 
 export class Server {
@@ -86,8 +90,10 @@ export class Server {
   readonly #principals: Principals
   readonly #operations: Operations
   readonly #metrics: Metrics
+  readonly #webSockets: WebSockets
   readonly #requestIds: string
   #requests = 0
+  /** Exchanges whose last byte is not out, and operations that run, also for a caller who is gone. */
   #active = 0
   #draining = false
   #onIdle: (() => void) | undefined
@@ -99,48 +105,59 @@ export class Server {
     this.#operations = new Operations(engine)
     this.#metrics = new Metrics(engine)
     this.#requestIds = `${Date.now().toString(36)}-${process.pid.toString(36)}`
+    this.#webSockets = new WebSockets({
+      slots: engine.slots,
+      log,
+      bytesMax: engine.config.requestBytesMax,
+      figures: this.#metrics.route('/v1/ws'),
+      admit: (response, authorization) => {
+        if (this.#draining) throw new KeyfoldError('SHUTTING_DOWN')
+        this.#authenticate(response, authorization)
+      },
+      refuse: (response, error) => void this.#sendError(this.#open(response, 'get'), error, true),
+      run: (op, authorization, body) => {
+        if (this.#draining) throw new KeyfoldError('SHUTTING_DOWN')
+        return this.#run(op, this.#principals.authenticate(authorization), body)
+      },
+      failed: (error) => {
+        const requestId = this.#nextRequestId()
+        const known = this.#knownError(error, requestId)
+        return { status: known.status, answer: encodeError(known.code, known.message, requestId) }
+      },
+      begin: () => this.#begin(),
+      end: () => this.#end(),
+    })
   }
 
   register(app: TemplatedApp): void {
+    const paths = new Set<string>()
     for (const route of ROUTES) {
+      paths.add(route.path)
       const figures = this.#metrics.route(route.path)
       if (route.kind === 'operation') {
         app.post(route.path, (response, request) =>
           this.#serveOperation(response, request, route.op, figures),
         )
-        app.any(route.path, (response) => this.#refuse(response, 'METHOD_NOT_ALLOWED'))
       } else {
         app[route.method](route.path, (response, request) =>
           this.#serveManagement(response, request, route, figures),
         )
       }
     }
-    serveWebSocket(app, {
-      slots: this.#engine.slots,
-      log: this.#log,
-      bytesMax: this.#engine.config.requestBytesMax,
-      authenticate: (response, authorization) => this.#authenticate(response, authorization),
-      run: (op, principal, body) => this.#run(op, principal, body),
-      failed: (error) => {
-        const requestId = this.#nextRequestId()
-        const known = this.#knownError(error, requestId)
-        return encodeError(known.code, known.message, requestId)
-      },
-    })
-    app.get('/healthz', (response) => {
-      response.writeHeader('Content-Type', 'text/plain').end('ok\n')
-    })
-    app.get('/readyz', (response) => void this.#serveReady(new Exchange(response)))
-    app.get(
-      '/metrics',
-      (response, request) =>
-        void this.#serveMetrics(
-          response,
-          new Exchange(response),
-          request.getHeader('authorization'),
-        ),
-    )
-    app.any('/*', (response) => this.#refuse(response, 'ROUTE_NOT_FOUND'))
+    this.#webSockets.register(app)
+    const texts: Readonly<Record<string, (head: RequestHead) => MaybePromise<string>>> = {
+      '/healthz': () => 'ok\n',
+      '/readyz': () => this.#ready(),
+      '/metrics': (head) => this.#metricsFor(head),
+    }
+    for (const [path, text] of Object.entries(texts)) {
+      paths.add(path)
+      app.get(path, (response, request) => void this.#serveText(response, request, text))
+    }
+    for (const path of paths) {
+      app.any(path, (response, request) => this.#refuse(response, request, 'METHOD_NOT_ALLOWED'))
+    }
+    app.any('/*', (response, request) => this.#refuse(response, request, 'ROUTE_NOT_FOUND'))
   }
 
   /** Resolves when nothing is under way, or after DRAIN_MS_MAX. */
@@ -154,6 +171,24 @@ export class Server {
         resolve()
       }
     })
+  }
+
+  /** Tells those who hold a connection open that it ends. */
+  goAway(): void {
+    this.#webSockets.goAway()
+  }
+
+  #begin(): void {
+    this.#active++
+  }
+
+  #end(): void {
+    if (--this.#active === 0) this.#onIdle?.()
+  }
+
+  #open(response: HttpResponse, method: string): Exchange {
+    this.#begin()
+    return new Exchange(response, { method, over: () => this.#end() })
   }
 
   #serveOperation(
@@ -191,7 +226,12 @@ export class Server {
     const run = async (principal: Principal, body: Body): Promise<Answer> => {
       if (this.#engine.locked && route.whenLocked !== true) throw new KeyfoldError('LOCKED')
       const fields = body.bytes.length === 0 ? NO_FIELDS : decodeValue(Uint8Array.from(body.bytes))
-      if (!(fields instanceof Map)) throw new KeyfoldError('REQUEST_MALFORMED', 'a map is needed')
+      if (!(fields instanceof Map)) throw malformed('request', 'a map is needed')
+      for (const field of (fields as ReadonlyMap<string, Value>).keys()) {
+        if (!route.fields.includes(field)) {
+          throw malformed('request', `the key ${JSON.stringify(field)} is not known here`)
+        }
+      }
       const value: PlainValue = await route.handler({
         engine: this.#engine,
         principal,
@@ -213,24 +253,28 @@ export class Server {
     run: (principal: Principal, body: Body) => MaybePromise<Answer>,
   ): void {
     const startedMs = performance.now()
-    const exchange = new Exchange(response)
-    const json = head.contentType.startsWith(JSON_TYPE)
-    const jsonAnswer =
-      head.accept === '' || head.accept === '*/*' ? json : head.accept.includes(JSON_TYPE)
+    const exchange = this.#open(response, head.method)
+    const json = head.contentType === JSON_TYPE
     const fail = (error: unknown): void => {
-      const status = this.#sendError(exchange, error, jsonAnswer)
+      const status = this.#sendError(exchange, error, head.jsonAnswer)
       figures.count(status, performance.now() - startedMs)
     }
     const succeed = (answer: Answer): void => {
-      if (jsonAnswer) exchange.send(STATUS_OK, JSON_TYPE, toJson(answer))
-      else exchange.send(STATUS_OK, MSGPACK_TYPE, answer)
+      let sent: Answer
+      try {
+        sent = head.jsonAnswer ? encodeJson(answer, this.#engine.slots) : answer
+      } catch (error) {
+        fail(error)
+        return
+      }
+      exchange.send(STATUS_OK, head.jsonAnswer ? JSON_TYPE : MSGPACK_TYPE, sent)
       figures.count(200, performance.now() - startedMs)
     }
     let principal: Principal
     try {
       if (this.#draining) throw new KeyfoldError('SHUTTING_DOWN')
       principal = this.#authenticate(response, head.authorization)
-      if (!json && head.contentType !== '' && !head.contentType.startsWith(MSGPACK_TYPE)) {
+      if (!json && head.contentType !== '' && head.contentType !== MSGPACK_TYPE) {
         throw new KeyfoldError('MEDIA_TYPE_UNSUPPORTED')
       }
     } catch (error) {
@@ -238,14 +282,14 @@ export class Server {
       return
     }
     const received = (body: Body): void => {
-      this.#active++
+      this.#begin()
       const over = (): void => {
         body.release()
-        if (--this.#active === 0) this.#onIdle?.()
+        this.#end()
       }
       let answer: MaybePromise<Answer>
       try {
-        if (json && body.bytes.length > 0) body.bytes = jsonToMsgpack(body.bytes)
+        if (json && body.bytes.length > 0) body.replace(jsonToMsgpack(body.bytes))
         answer = run(principal, body)
       } catch (error) {
         over()
@@ -266,6 +310,11 @@ export class Server {
   }
 
   #authenticate(response: HttpResponse, authorization: string): Principal {
+    this.#requireCertificate(response)
+    return this.#principals.authenticate(authorization)
+  }
+
+  #requireCertificate(response: HttpResponse): void {
     // A client that shows no certificate at all is let through by the front end, whatever CA it was given.
     if (this.#engine.config.tls?.clientCaFile !== undefined) {
       const { getX509Certificate } = response as HttpResponse & { getX509Certificate?(): string }
@@ -274,7 +323,6 @@ export class Server {
         throw new KeyfoldError('UNAUTHENTICATED', 'a client certificate is required')
       }
     }
-    return this.#principals.authenticate(authorization)
   }
 
   /** Sends the error and returns its status. */
@@ -284,8 +332,9 @@ export class Server {
     const headers: Header[] = [['X-Request-Id', requestId]]
     if (known.retryable) headers.push(['Retry-After', RETRY_AFTER_SECONDS])
     const answer = encodeError(known.code, known.message, requestId)
-    if (json) exchange.send(statusLine(known.status), JSON_TYPE, toJson(answer), headers)
-    else exchange.send(statusLine(known.status), MSGPACK_TYPE, answer, headers)
+    const status = statusLine(known.status)
+    if (json) exchange.send(status, JSON_TYPE, encodeJson(answer, this.#engine.slots), headers)
+    else exchange.send(status, MSGPACK_TYPE, answer, headers)
     return known.status
   }
 
@@ -300,36 +349,48 @@ export class Server {
     return new KeyfoldError('INTERNAL')
   }
 
-  #refuse(response: HttpResponse, code: 'ROUTE_NOT_FOUND' | 'METHOD_NOT_ALLOWED'): void {
-    const exchange = new Exchange(response)
-    const fail = (): void => void this.#sendError(exchange, new KeyfoldError(code), false)
-    // The body is taken and dropped: answering before it is there would break the connection.
-    exchange.receive(this.#engine.slots, MANAGEMENT_BYTES_MAX, 0, fail, fail)
+  /** Answers at once: the front end drops a body that nobody asked for. */
+  #refuse(
+    response: HttpResponse,
+    request: HttpRequest,
+    code: 'ROUTE_NOT_FOUND' | 'METHOD_NOT_ALLOWED',
+  ): void {
+    const { method, jsonAnswer } = readHead(request)
+    let error = new KeyfoldError(code)
+    try {
+      this.#requireCertificate(response)
+    } catch (refusal) {
+      error = refusal as KeyfoldError
+    }
+    this.#sendError(this.#open(response, method), error, jsonAnswer)
   }
 
-  async #serveReady(exchange: Exchange): Promise<void> {
+  /** Text for operators' tools; their errors are JSON. */
+  async #serveText(
+    response: HttpResponse,
+    request: HttpRequest,
+    text: (head: RequestHead) => MaybePromise<string>,
+  ): Promise<void> {
+    const head = readHead(request)
+    const exchange = this.#open(response, head.method)
     try {
-      if (this.#draining) throw new KeyfoldError('SHUTTING_DOWN')
-      await this.#engine.ready()
-      exchange.send(STATUS_OK, 'text/plain', textAnswer('ready\n'))
+      this.#requireCertificate(response)
+      exchange.send(STATUS_OK, TEXT_TYPE, encodeText(await text(head)))
     } catch (error) {
       this.#sendError(exchange, error, true)
     }
+  }
+
+  async #ready(): Promise<string> {
+    if (this.#draining) throw new KeyfoldError('SHUTTING_DOWN')
+    await this.#engine.ready()
+    return 'ready\n'
   }
 
   /** Counts tell what is done with which load, so they are for callers with keyfold:ReadMetrics. */
-  async #serveMetrics(
-    response: HttpResponse,
-    exchange: Exchange,
-    authorization: string,
-  ): Promise<void> {
-    try {
-      const principal = this.#authenticate(response, authorization)
-      authorizeService(principal, 'keyfold:ReadMetrics')
-      exchange.send(STATUS_OK, 'text/plain; version=0.0.4', textAnswer(await this.#metrics.text()))
-    } catch (error) {
-      this.#sendError(exchange, error, true)
-    }
+  #metricsFor({ authorization }: RequestHead): Promise<string> {
+    authorizeService(this.#principals.authenticate(authorization), 'keyfold:ReadMetrics')
+    return this.#metrics.text()
   }
 
   #nextRequestId(): string {
@@ -338,50 +399,3 @@ export class Server {
 }
 
 const NO_FIELDS: ReadonlyMap<string, Value> = new Map()
-
-function readHead(request: HttpRequest): RequestHead {
-  const length = request.getHeader('content-length')
-  return {
-    authorization: request.getHeader('authorization'),
-    contentType: request.getHeader('content-type'),
-    accept: request.getHeader('accept'),
-    announcedBytes: length === '' ? 0 : Number(length),
-  }
-}
-
-function decodePathParameter(parameter: string): string {
-  try {
-    return decodeURIComponent(parameter)
-  } catch (cause) {
-    throw new KeyfoldError('REQUEST_MALFORMED', 'the path is not well encoded', cause)
-  }
-}
-
-function toJson(answer: Answer): Answer {
-  const json = Buffer.from(msgpackToJson(answer.memory.subarray(answer.offset, answer.end)))
-  answer.release()
-  return { memory: json, offset: 0, end: json.length, release: () => undefined }
-}
-
-function textAnswer(text: string): Answer {
-  const memory = Buffer.from(text)
-  return { memory, offset: 0, end: memory.length, release: () => undefined }
-}
-
-const STATUS_TEXTS: Readonly<Record<number, string>> = {
-  400: 'Bad Request',
-  401: 'Unauthorized',
-  403: 'Forbidden',
-  404: 'Not Found',
-  405: 'Method Not Allowed',
-  409: 'Conflict',
-  413: 'Payload Too Large',
-  415: 'Unsupported Media Type',
-  429: 'Too Many Requests',
-  500: 'Internal Server Error',
-  503: 'Service Unavailable',
-}
-
-function statusLine(status: number): string {
-  return `${status} ${STATUS_TEXTS[status] ?? 'Error'}`
-}

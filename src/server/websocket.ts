@@ -3,7 +3,7 @@
  * answers as they are ready. The front end cannot pause a WebSocket, so a caller beyond its window is refused, frame
  * by frame.
  */
-import { ERRORS, KeyfoldError, type ErrorCode } from '../errors.ts'
+import { KeyfoldError } from '../errors.ts'
 import {
   decodeFrameHeader,
   encodeFrameHeader,
@@ -11,35 +11,51 @@ import {
   FRAME_OPS,
   FRAME_STATUS_ERROR,
   FRAME_STATUS_OK,
+  type FrameHeader,
 } from '../format/frame.ts'
 import type { OperationName } from '../format/requests.ts'
-import type { Principal } from '../kms/kms-key.ts'
 import type { SlotPool } from '../pool/slot.ts'
 import type { Answer } from './answer.ts'
 import { Body } from './exchange.ts'
 import type { Log } from './log.ts'
+import type { RouteFigures } from './metrics.ts'
 import type { MaybePromise } from './operations.ts'
 import type { HttpResponse, TemplatedApp, WebSocket } from './uws.ts'
 
-/** Requests under way on one connection. */
+/** Requests under way on one connection: until the socket has taken their answers. */
 const WINDOW_MAX = 256
-/** Answers that a slow reader may leave behind; then the connection is closed rather than answers dropped. */
-const BACKLOG_BYTES_MAX = 256 * 2 ** 20
+/** Answers that wait for a socket, refusals included. Who leaves more of them unread is sent away. */
+const UNSENT_ANSWERS_MAX = 2 * WINDOW_MAX
+/** An answer is handed over only when the one before it is gone: beside it there are a few control frames. */
+const BACKLOG_BYTES_MAX = 2 ** 20
 const IDLE_SECONDS_MAX = 120
+
+/** Close codes of RFC 6455 §7.4.1. */
+const CLOSE = { goingAway: 1001, protocolError: 1002, textFrame: 1003, policy: 1008 } as const
 
 export interface WebSocketService {
   readonly slots: SlotPool
   readonly log: Log
   readonly bytesMax: number
-  authenticate(response: HttpResponse, authorization: string): Principal
-  run(op: OperationName | 'batch', principal: Principal, body: Body): MaybePromise<Answer>
+  readonly figures: RouteFigures
+  /** Throws where no connection may be opened. */
+  admit(response: HttpResponse, authorization: string): void
+  refuse(response: HttpResponse, error: unknown): void
+  /** Asks for each frame who sends it: a connection outlives tokens. */
+  run(op: OperationName | 'batch', authorization: string, body: Body): MaybePromise<Answer>
   /** The answer that stands for an error. */
-  failed(error: unknown): Answer
+  failed(error: unknown): { readonly status: number; readonly answer: Answer }
+  /** Around everything that a drain waits for. */
+  begin(): void
+  end(): void
 }
 
 interface Connection {
-  readonly principal: Principal
-  underWay: number
+  readonly authorization: string
+  /** Operations that run. */
+  running: number
+  /** Answers in the order in which they leave; the first was handed to the socket, which has not taken all of it. */
+  readonly unsent: Answer[]
   closed: boolean
 }
 
@@ -49,90 +65,144 @@ const OPS = new Map(
   Object.entries(FRAME_OPS).map(([op, number]) => [number as number, op as keyof typeof FRAME_OPS]),
 )
 
-export function serveWebSocket(app: TemplatedApp, service: WebSocketService): void {
-  app.ws<Connection>('/v1/ws', {
-    maxPayloadLength: service.bytesMax,
-    maxBackpressure: BACKLOG_BYTES_MAX,
-    closeOnBackpressureLimit: true,
-    idleTimeout: IDLE_SECONDS_MAX,
-    compression: 0,
-    upgrade: (response, request, context) => {
-      try {
-        const principal = service.authenticate(response, request.getHeader('authorization'))
+export class WebSockets {
+  readonly #service: WebSocketService
+  readonly #sockets = new Set<Socket>()
+
+  constructor(service: WebSocketService) {
+    this.#service = service
+  }
+
+  register(app: TemplatedApp): void {
+    const service = this.#service
+    app.ws<Connection>('/v1/ws', {
+      maxPayloadLength: service.bytesMax,
+      maxBackpressure: BACKLOG_BYTES_MAX,
+      closeOnBackpressureLimit: true,
+      idleTimeout: IDLE_SECONDS_MAX,
+      compression: 0,
+      upgrade: (response, request, context) => {
+        const authorization = request.getHeader('authorization')
+        try {
+          service.admit(response, authorization)
+        } catch (error) {
+          service.refuse(response, error)
+          return
+        }
         response.upgrade<Connection>(
-          { principal, underWay: 0, closed: false },
+          { authorization, running: 0, unsent: [], closed: false },
           request.getHeader('sec-websocket-key'),
           request.getHeader('sec-websocket-protocol'),
           request.getHeader('sec-websocket-extensions'),
           context,
         )
-      } catch (error) {
-        const code: ErrorCode = error instanceof KeyfoldError ? error.code : 'INTERNAL'
-        response.writeStatus(String(ERRORS[code].status)).end(ERRORS[code].message)
-      }
-    },
-    message: (socket, message) => serveFrame(service, socket, new Uint8Array(message)),
-    close: (socket) => {
-      socket.getUserData().closed = true
-    },
-  })
-}
-
-function serveFrame(service: WebSocketService, socket: Socket, frame: Uint8Array): void {
-  const connection = socket.getUserData()
-  if (frame.length < FRAME_HEADER_BYTES) {
-    socket.end(1002, 'a frame has at least 5 bytes')
-    return
-  }
-  const { requestId, kind } = decodeFrameHeader(frame)
-  const body = new Body(service.slots, frame.subarray(FRAME_HEADER_BYTES), undefined)
-  const fail = (error: unknown): void =>
-    send(connection, socket, requestId, FRAME_STATUS_ERROR, service.failed(error))
-  let answer: MaybePromise<Answer>
-  try {
-    const op = OPS.get(kind)
-    if (op === undefined) throw new KeyfoldError('REQUEST_MALFORMED', `op: ${kind} is unknown`)
-    if (connection.underWay >= WINDOW_MAX) {
-      throw new KeyfoldError(
-        'OVERLOADED',
-        `${WINDOW_MAX} requests are under way on this connection`,
-      )
-    }
-    answer = service.run(op, connection.principal, body)
-  } catch (error) {
-    body.release()
-    fail(error)
-    return
-  }
-  if (!(answer instanceof Promise)) {
-    body.release()
-    send(connection, socket, requestId, FRAME_STATUS_OK, answer)
-    return
-  }
-  connection.underWay++
-  answer
-    .then((done) => send(connection, socket, requestId, FRAME_STATUS_OK, done), fail)
-    .finally(() => {
-      connection.underWay--
-      body.release()
+      },
+      open: (socket) => void this.#sockets.add(socket),
+      message: (socket, message, isBinary) => {
+        if (isBinary) this.#serveFrame(socket, new Uint8Array(message))
+        else socket.end(CLOSE.textFrame, 'frames are binary')
+      },
+      drain: (socket) => this.#flush(socket),
+      close: (socket) => {
+        this.#sockets.delete(socket)
+        const connection = socket.getUserData()
+        connection.closed = true
+        for (const answer of connection.unsent.splice(0)) this.#sent(answer)
+      },
     })
-    .catch((error: unknown) => service.log.error(error))
-}
+  }
 
-function send(
-  connection: Connection,
-  socket: Socket,
-  requestId: number,
-  kind: number,
-  answer: Answer,
-): void {
-  try {
+  goAway(): void {
+    for (const socket of [...this.#sockets]) socket.end(CLOSE.goingAway, 'the server shuts down')
+  }
+
+  #serveFrame(socket: Socket, frame: Uint8Array): void {
+    const startedMs = performance.now()
+    const service = this.#service
+    const connection = socket.getUserData()
+    if (frame.length < FRAME_HEADER_BYTES) {
+      socket.end(CLOSE.protocolError, `a frame has at least ${FRAME_HEADER_BYTES} bytes`)
+      return
+    }
+    const { requestId, kind } = decodeFrameHeader(frame)
+    const body = new Body(service.slots, frame.subarray(FRAME_HEADER_BYTES), undefined)
+    const succeed = (answer: Answer): void => {
+      service.figures.count(200, performance.now() - startedMs)
+      this.#send(socket, connection, { requestId, kind: FRAME_STATUS_OK }, answer)
+    }
+    const fail = (error: unknown): void => {
+      const { status, answer } = service.failed(error)
+      service.figures.count(status, performance.now() - startedMs)
+      this.#send(socket, connection, { requestId, kind: FRAME_STATUS_ERROR }, answer)
+    }
+    let answer: MaybePromise<Answer>
+    try {
+      const op = OPS.get(kind)
+      if (op === undefined) throw new KeyfoldError('REQUEST_MALFORMED', `op: ${kind} is unknown`)
+      if (connection.running + connection.unsent.length >= WINDOW_MAX) {
+        throw new KeyfoldError(
+          'OVERLOADED',
+          `${WINDOW_MAX} requests are under way on this connection`,
+        )
+      }
+      answer = service.run(op, connection.authorization, body)
+    } catch (error) {
+      body.release()
+      fail(error)
+      return
+    }
+    if (!(answer instanceof Promise)) {
+      body.release()
+      succeed(answer)
+      return
+    }
+    connection.running++
+    service.begin()
+    answer
+      .then(succeed, fail)
+      .finally(() => {
+        connection.running--
+        body.release()
+        service.end()
+      })
+      .catch((error: unknown) => service.log.error(error))
+  }
+
+  #send(socket: Socket, connection: Connection, header: FrameHeader, answer: Answer): void {
     // A closed socket must not be touched: it throws.
-    if (connection.closed) return
-    const start = answer.offset - FRAME_HEADER_BYTES
-    encodeFrameHeader({ requestId, kind }, answer.memory, start)
-    socket.cork(() => socket.send(answer.memory.subarray(start, answer.end), true))
-  } finally {
+    if (connection.closed) {
+      answer.release()
+      return
+    }
+    encodeFrameHeader(header, answer.memory, answer.offset - FRAME_HEADER_BYTES)
+    const { unsent } = connection
+    if (unsent.length === 0) {
+      this.#hand(socket, answer)
+      if (socket.getBufferedAmount() === 0) {
+        answer.release()
+        return
+      }
+    }
+    this.#service.begin()
+    unsent.push(answer)
+    if (unsent.length > UNSENT_ANSWERS_MAX) socket.end(CLOSE.policy, 'answers are not read')
+  }
+
+  #hand(socket: Socket, { memory, offset, end }: Answer): void {
+    socket.cork(() => socket.send(memory.subarray(offset - FRAME_HEADER_BYTES, end), true))
+  }
+
+  /** An answer stays charged until the socket has taken all of it; then the next one follows. */
+  #flush(socket: Socket): void {
+    const { unsent } = socket.getUserData()
+    while (unsent[0] !== undefined && socket.getBufferedAmount() === 0) {
+      this.#sent(unsent.shift() as Answer)
+      if (unsent[0] !== undefined) this.#hand(socket, unsent[0])
+    }
+  }
+
+  #sent(answer: Answer): void {
     answer.release()
+    this.#service.end()
   }
 }
