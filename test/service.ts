@@ -76,7 +76,14 @@ export async function startService(
           keys: ['*'],
         })
       : { token }
-  const server = await startServer(engine, { log: serverLog })
+  const forget = async (): Promise<void> => {
+    await engine.close()
+    rmSync(dataDirectory, { recursive: true, force: true })
+  }
+  const server = await startServer(engine, { log: serverLog }).catch(async (error: unknown) => {
+    await forget()
+    throw error
+  })
 
   const call: Service['call'] = async (route, fields) => {
     const response = await fetch(`${server.url}/v1/${route}`, {
@@ -100,8 +107,7 @@ export async function startService(
     drain: () => server.drain(),
     close: async () => {
       await server.drain()
-      await engine.close()
-      rmSync(dataDirectory, { recursive: true, force: true })
+      await forget()
     },
   }
 }

@@ -33,7 +33,7 @@ import { WebSockets } from './websocket.ts'
 export interface RunningServer {
   readonly url: string
   readonly port: number
-  /** Takes no new connections, finishes what is under way, then closes what is idle. */
+  /** Takes no new connections, finishes what is under way, then closes what is idle. May be called again. */
   drain(): Promise<void>
 }
 
@@ -71,16 +71,19 @@ export async function startServer(
   server.register(app)
   const socket = await listen(app, config.listen.host, config.listen.port)
   const port = portOf(socket)
+  let drained: Promise<void> | undefined
+  const drain = async (): Promise<void> => {
+    closeListener(socket)
+    await server.drained()
+    server.goAway()
+    app.close()
+  }
   const host = config.listen.host.includes(':') ? `[${config.listen.host}]` : config.listen.host
   return {
     url: `${config.tls === undefined ? 'http' : 'https'}://${host}:${port}`,
     port,
-    drain: async () => {
-      closeListener(socket)
-      await server.drained()
-      server.goAway()
-      app.close()
-    },
+    // Once: a listener that is closed twice takes the process with it.
+    drain: () => (drained ??= drain()),
   }
 }
 

@@ -55,8 +55,18 @@ function load(): FrontEnd {
 
 const frontEnd = load()
 
+/** Throws CONFIG_INVALID where a file is not there or not what it should be; the front end does not say which. */
 export function createApp(tls: AppOptions | undefined): TemplatedApp {
-  return tls === undefined ? frontEnd.App() : frontEnd.SSLApp(tls)
+  if (tls === undefined) return frontEnd.App()
+  try {
+    return frontEnd.SSLApp(tls)
+  } catch (cause) {
+    throw new KeyfoldError(
+      'CONFIG_INVALID',
+      'tlsCert, tlsKey and clientCa: files in PEM are needed, and the key that belongs to the certificate',
+      cause,
+    )
+  }
 }
 
 /** The published types leave out the form with a host and options. */

@@ -26,8 +26,6 @@ import type { HttpResponse, TemplatedApp, WebSocket } from './uws.ts'
 const WINDOW_MAX = 256
 /** Answers that wait for a socket, refusals included. Who leaves more of them unread is sent away. */
 const UNSENT_ANSWERS_MAX = 2 * WINDOW_MAX
-/** An answer is handed over only when the one before it is gone: beside it there are a few control frames. */
-const BACKLOG_BYTES_MAX = 2 ** 20
 const IDLE_SECONDS_MAX = 120
 
 /** Close codes of RFC 6455 §7.4.1. */
@@ -77,8 +75,8 @@ export class WebSockets {
     const service = this.#service
     app.ws<Connection>('/v1/ws', {
       maxPayloadLength: service.bytesMax,
-      maxBackpressure: BACKLOG_BYTES_MAX,
-      closeOnBackpressureLimit: true,
+      // An answer is handed over when the one before it is gone, whatever its length: nothing here is to be dropped.
+      maxBackpressure: 2 ** 31 - 1,
       idleTimeout: IDLE_SECONDS_MAX,
       compression: 0,
       upgrade: (response, request, context) => {
@@ -102,7 +100,11 @@ export class WebSockets {
         if (isBinary) this.#serveFrame(socket, new Uint8Array(message))
         else socket.end(CLOSE.textFrame, 'frames are binary')
       },
-      drain: (socket) => this.#flush(socket),
+      // Not in this very event: what is sent inside it and not taken at once would never be drained.
+      drain: (socket) => {
+        const connection = socket.getUserData()
+        setImmediate(() => this.#flush(socket, connection))
+      },
       close: (socket) => {
         this.#sockets.delete(socket)
         const connection = socket.getUserData()
@@ -193,8 +195,8 @@ export class WebSockets {
   }
 
   /** An answer stays charged until the socket has taken all of it; then the next one follows. */
-  #flush(socket: Socket): void {
-    const { unsent } = socket.getUserData()
+  #flush(socket: Socket, { unsent }: Connection): void {
+    // Of a connection that closed meanwhile nothing is unsent any more.
     while (unsent[0] !== undefined && socket.getBufferedAmount() === 0) {
       this.#sent(unsent.shift() as Answer)
       if (unsent[0] !== undefined) this.#hand(socket, unsent[0])

@@ -85,6 +85,8 @@ export class RawConnection {
 
   constructor(socket: Socket) {
     this.socket = socket
+    // Head and body go out in two writes; the second would wait for an acknowledgement of the first.
+    socket.setNoDelay(true)
     // How a connection ends is what tests ask for.
     socket.on('error', () => undefined)
     socket.on('data', (bytes: Buffer) => {
