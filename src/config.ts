@@ -115,15 +115,15 @@ const LOG_LEVELS = ['trace', 'debug', 'info', 'warn', 'error', 'silent'] as cons
 
 /** Every setting there is: the flags of `keyfold serve`, KEYFOLD_… variables, and keys of the file. */
 export const SETTINGS = [
-  setting('data', 'data directory', text),
-  setting('listen', 'HOST:PORT; beyond loopback TLS is needed', address),
+  setting('data', 'data directory ($XDG_DATA_HOME/keyfold, or ~/.local/share/keyfold)', text),
+  setting('listen', 'HOST:PORT (127.0.0.1:8790); beyond loopback TLS is needed', address),
   setting('allowPlaintext', 'true: listen beyond loopback without TLS', oneOf('true', 'false')),
   setting('tlsCert', 'file of the certificate chain, PEM', text),
   setting('tlsKey', 'file of the private key, PEM', text),
   setting('clientCa', 'file of CA certificates; clients must show one of theirs', text),
   setting(
     'region',
-    'stands in every ARN; frozen when the catalog is created',
+    'stands in every ARN (us-east-1); frozen when the catalog is created',
     pattern(/^[a-z0-9-]{1,32}$/, 'a region name'),
   ),
   setting(
@@ -133,51 +133,63 @@ export const SETTINGS = [
   ),
   setting(
     'account',
-    'stands in every ARN; frozen when the catalog is created',
+    'stands in every ARN (000000000000); frozen when the catalog is created',
     pattern(/^\d{12}$/, 'an account id of 12 digits'),
   ),
   setting(
     'rootKeySource',
-    'file, environment (KEYFOLD_ROOT_KEY) or passphrase (KEYFOLD_PASSPHRASE)',
+    'file (the default), environment (KEYFOLD_ROOT_KEY) or passphrase (KEYFOLD_PASSPHRASE)',
     oneOf('file', 'environment', 'passphrase'),
   ),
   setting('rootKeyFile', 'file of the root key; root.key in the data directory by default', text),
-  setting('crypto', CRYPTO.join(', '), oneOf(...CRYPTO)),
+  setting('crypto', `one of ${CRYPTO.join(', ')} (auto)`, oneOf(...CRYPTO)),
   setting(
     'memoryLock',
-    'require: refuse to start unless keys can be locked in memory',
+    'require: refuse to start unless keys can be locked in memory (warn)',
     oneOf('require', 'warn'),
   ),
-  setting('workers', 'threads for large batches', whole(0, 64)),
-  setting('requestBytesMax', 'longest request', whole(1_024, 2 ** 30)),
+  setting('workers', 'threads for large batches (2); 0: none', whole(0, 64)),
+  setting(
+    'requestBytesMax',
+    `bytes of the longest request (${REQUEST_BYTES_MAX_DEFAULT})`,
+    whole(1_024, 2 ** 30),
+  ),
   setting(
     'inFlightBytesMax',
-    'bytes of requests and responses held at one moment',
+    `bytes of requests and responses held at one moment (${IN_FLIGHT_BYTES_DEFAULT})`,
     whole(2 ** 20, 2 ** 40),
   ),
   setting(
     'messageKeyAgeMsMax',
-    'a message key seals for so long',
+    `milliseconds that a message key seals for (${MESSAGE_KEY_AGE_MS_DEFAULT})`,
     whole(1, MESSAGE_KEY_AGE_MS_MAX),
   ),
   setting(
     'messageKeyMessagesMax',
-    'a message key seals so many messages',
+    `messages that a message key seals (${MESSAGE_KEY_MESSAGES_DEFAULT})`,
     whole(1, MESSAGE_KEY_MESSAGES_MAX),
   ),
   setting(
     'messageKeyBytesMax',
-    'a message key seals so many bytes',
+    `bytes that a message key seals (${MESSAGE_KEY_BYTES_DEFAULT})`,
     whole(1, MESSAGE_KEY_BYTES_MAX),
   ),
   setting(
     'dataKeyCacheEntries',
-    'message keys kept, for sealing and opening each',
+    `message keys kept, for sealing and opening each (${DATA_KEY_CACHE_ENTRIES_DEFAULT})`,
     whole(1, KEY_TABLE_SLOTS / 4),
   ),
-  setting('missBudgetBurst', 'data keys that one principal may miss at once', whole(1, 2 ** 31)),
-  setting('missBudgetPerSecond', 'and in the long run', whole(1, 2 ** 31)),
-  setting('logLevel', LOG_LEVELS.join(', '), oneOf(...LOG_LEVELS)),
+  setting(
+    'missBudgetBurst',
+    `data keys that one principal may miss at once (${MISS_BUDGET_BURST_DEFAULT})`,
+    whole(1, 2 ** 31),
+  ),
+  setting(
+    'missBudgetPerSecond',
+    `and in the long run (${MISS_BUDGET_PER_SECOND_DEFAULT})`,
+    whole(1, 2 ** 31),
+  ),
+  setting('logLevel', `one of ${LOG_LEVELS.join(', ')} (info)`, oneOf(...LOG_LEVELS)),
 ] as const satisfies readonly Setting[]
 
 function setting<N extends string, T>(name: N, help: string, parse: (value: string) => T) {
@@ -319,7 +331,7 @@ export function clientSettings(flags: { readonly url?: string; readonly token?: 
   readonly token: string
 } {
   const token = flags.token ?? process.env['KEYFOLD_TOKEN']
-  if (token === undefined) {
+  if (token === undefined || token === '') {
     throw new KeyfoldError('CONFIG_INVALID', 'give --token or set KEYFOLD_TOKEN')
   }
   return { url: flags.url ?? process.env['KEYFOLD_URL'] ?? 'http://127.0.0.1:8790', token }

@@ -1,12 +1,16 @@
 /** `keyfold aliases …`: names for KMS keys. */
 import type { Command } from 'commander'
 
+import type { PlainValue } from '../format/msgpack.ts'
 import { addConnectFlags, withServer, type ConnectFlags } from './connect.ts'
 import { printJson, printRows } from './output.ts'
 import { listPages } from './pages.ts'
 
-interface ListFlags extends ConnectFlags {
+interface AliasesFlags extends ConnectFlags {
   readonly json?: boolean
+}
+
+interface ListFlags extends AliasesFlags {
   readonly key?: string
 }
 
@@ -18,11 +22,12 @@ export function addAliases(program: Command): void {
       'An alias is a name, alias/NAME, that stands for a KMS key and can be moved to another.',
     )
   const add = (name: string, summary: string): Command =>
-    addConnectFlags(aliases.command(name).summary(summary).description(summary))
+    addConnectFlags(
+      aliases.command(name).summary(summary).description(summary).option('--json', 'print JSON'),
+    )
 
   add('list', 'list the aliases')
     .option('--key <key>', 'of this key only')
-    .option('--json', 'print JSON')
     .action((flags: ListFlags) =>
       withServer(flags, async (keyfold) => {
         const query = flags.key === undefined ? {} : { key: flags.key }
@@ -32,23 +37,28 @@ export function addAliases(program: Command): void {
       }),
     )
   add('create <alias> <key>', 'give a key a name').action(
-    (alias: string, key: string, flags: ConnectFlags) =>
-      withServer(flags, async (keyfold) => {
-        await keyfold.manage('POST', '/v1/aliases', { alias, key })
-      }),
+    (alias: string, key: string, flags: AliasesFlags) =>
+      withServer(flags, async (keyfold) =>
+        done(await keyfold.manage('POST', '/v1/aliases', { alias, key }), flags),
+      ),
   )
   add('update <alias> <key>', 'move a name to another key').action(
-    (alias: string, key: string, flags: ConnectFlags) =>
-      withServer(flags, async (keyfold) => {
-        await keyfold.manage('PUT', pathOf(alias), { key })
-      }),
+    (alias: string, key: string, flags: AliasesFlags) =>
+      withServer(flags, async (keyfold) =>
+        done(await keyfold.manage('PUT', pathOf(alias), { key }), flags),
+      ),
   )
   add('delete <alias>', 'delete a name; its key stays').action(
-    (alias: string, flags: ConnectFlags) =>
-      withServer(flags, async (keyfold) => {
-        await keyfold.manage('DELETE', pathOf(alias))
-      }),
+    (alias: string, flags: AliasesFlags) =>
+      withServer(flags, async (keyfold) =>
+        done(await keyfold.manage('DELETE', pathOf(alias)), flags),
+      ),
   )
+}
+
+/** People see that no error was printed; scripts get their line. */
+function done(answer: PlainValue, { json }: AliasesFlags): void {
+  if (json === true) printJson(answer)
 }
 
 function pathOf(alias: string): string {

@@ -4,11 +4,15 @@ import type { Command } from 'commander'
 
 import { Keyfold } from '../client/keyfold.ts'
 import { clientSettings } from '../config.ts'
+import { KeyfoldError } from '../errors.ts'
+import { readSettings } from './output.ts'
 
 export interface ConnectFlags {
   readonly url?: string
   readonly token?: string
   readonly ca?: string
+  readonly clientCert?: string
+  readonly clientKey?: string
 }
 
 export function addConnectFlags(command: Command): Command {
@@ -16,14 +20,8 @@ export function addConnectFlags(command: Command): Command {
     .option('--url <url>', 'the server (KEYFOLD_URL; http://127.0.0.1:8790)')
     .option('--token <token>', 'the bearer token (KEYFOLD_TOKEN)')
     .option('--ca <file>', "CA certificates of the server's, PEM")
-}
-
-export function connect(flags: ConnectFlags): Keyfold {
-  const settings = clientSettings(flags)
-  return new Keyfold({
-    ...settings,
-    ...(flags.ca === undefined ? {} : { tls: { ca: readFileSync(flags.ca, 'utf8') } }),
-  })
+    .option('--client-cert <file>', 'certificate for a server that asks for one, PEM')
+    .option('--client-key <file>', 'and its private key, PEM')
 }
 
 /** Runs `work` with a client and closes it, however it ends. */
@@ -31,10 +29,22 @@ export async function withServer(
   flags: ConnectFlags,
   work: (keyfold: Keyfold) => Promise<void>,
 ): Promise<void> {
-  const keyfold = connect(flags)
+  const keyfold = readSettings(() => connect(flags))
   try {
     await work(keyfold)
   } finally {
     await keyfold.close()
   }
+}
+
+function connect(flags: ConnectFlags): Keyfold {
+  const { ca, clientCert, clientKey } = flags
+  if ((clientCert === undefined) !== (clientKey === undefined)) {
+    throw new KeyfoldError('CONFIG_INVALID', '--client-cert and --client-key are needed together')
+  }
+  const files = Object.entries({ ca, cert: clientCert, key: clientKey })
+  const pem = files.flatMap(([name, file]) =>
+    file === undefined ? [] : [[name, readFileSync(file, 'utf8')] as const],
+  )
+  return new Keyfold({ ...clientSettings(flags), tls: Object.fromEntries(pem) })
 }

@@ -11,6 +11,7 @@ import type { Command } from 'commander'
 
 import { Keyfold } from '../client/keyfold.ts'
 import { KeyfoldError } from '../errors.ts'
+import { print } from './output.ts'
 
 const MESSAGES_LEAST = 200_000
 const BATCH_MESSAGES = 4_096
@@ -36,7 +37,7 @@ async function demo(file: string): Promise<void> {
   const messages = readMessages(file)
   const bytes = messages.reduce((sum, message) => sum + message.length, 0)
   say(`${file}: ${count(messages.length)} messages, ${megabytes(bytes)}`)
-  const { child, url, token } = await startServer()
+  const { child, ended, url, token } = await startServer()
   const keyfold = new Keyfold({ url, token })
   try {
     const { implementation } = (await keyfold.manage('GET', '/v1/limits')) as {
@@ -47,7 +48,8 @@ async function demo(file: string): Promise<void> {
     await printCounters(url, token)
   } finally {
     await keyfold.close()
-    await stopServer(child)
+    child.kill('SIGTERM')
+    await ended
   }
   say('all as it must be')
 }
@@ -194,6 +196,7 @@ async function printCounters(url: string, token: string): Promise<void> {
 
 interface StartedServer {
   readonly child: ChildProcess
+  readonly ended: Promise<unknown>
   readonly url: string
   readonly token: string
 }
@@ -205,21 +208,20 @@ async function startServer(): Promise<StartedServer> {
     [main, 'serve', '--dev', '--ready-json', '--listen', '127.0.0.1:0'],
     { stdio: ['ignore', 'pipe', 'inherit'] },
   )
+  // Whatever ends the demo ends its server.
+  process.on('exit', () => child.kill('SIGTERM'))
+  for (const signal of ['SIGTERM', 'SIGINT', 'SIGHUP'] as const) {
+    process.on(signal, () => process.exit(1))
+  }
+  const ended = new Promise((resolve) => child.on('exit', resolve))
   for await (const line of createInterface({ input: child.stdout })) {
-    return { child, ...(JSON.parse(line) as { url: string; token: string }) }
+    return { child, ended, ...(JSON.parse(line) as { url: string; token: string }) }
   }
   throw new KeyfoldError('CONNECTION_FAILED', 'the server of the demo did not start')
 }
 
-function stopServer(child: ChildProcess): Promise<void> {
-  return new Promise((resolve) => {
-    child.on('exit', () => resolve())
-    child.kill('SIGTERM')
-  })
-}
-
 function say(text: string): void {
-  console.log(`  ${text}`)
+  print(`  ${text}`)
 }
 
 function count(number: number): string {

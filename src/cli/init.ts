@@ -3,7 +3,7 @@ import type { Command } from 'commander'
 
 import { loadConfig, type SettingTexts } from '../config.ts'
 import { initDataDirectory } from '../init.ts'
-import { printJson } from './output.ts'
+import { print, printJson, readSettings } from './output.ts'
 import { addSettings } from './serve.ts'
 
 export function addInit(program: Command): void {
@@ -16,22 +16,29 @@ export function addInit(program: Command): void {
     .option('--config <file>', 'JSON file of settings')
     .option('--json', 'print JSON')
   addSettings(command, ['data', 'region', 'account', 'rootKeySource', 'rootKeyFile', 'crypto'])
+  command.addHelpText(
+    'after',
+    `
+Examples:
+  keyfold init --data /var/lib/keyfold
+  KEYFOLD_ROOT_KEY=$(cat /run/secrets/root-key) keyfold init --root-key-source environment`,
+  )
   command.action(
     async (flags: SettingTexts & { readonly config?: string; readonly json?: boolean }) => {
       const { config: file, json = false, ...settings } = flags
-      const config = loadConfig({ flags: settings, file })
+      const config = readSettings(() => loadConfig({ flags: settings, file }))
       const token = await initDataDirectory(config, { log: (message) => console.error(message) })
       if (json) {
         printJson({ data: config.dataDirectory, token })
         return
       }
-      console.log(`created ${config.dataDirectory}`)
+      print(`created ${config.dataDirectory}`)
       if (config.rootKey.source === 'file') {
-        console.log(
+        print(
           `root key: ${config.rootKey.file}. Keep a copy elsewhere: without it the data is noise.`,
         )
       }
-      console.log(`admin token, shown once:\n${token}`)
+      print(`admin token, shown once:\n${token}`)
     },
   )
 }

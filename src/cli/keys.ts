@@ -6,6 +6,7 @@ import type { PlainValue } from '../format/msgpack.ts'
 import { addConnectFlags, withServer, type ConnectFlags } from './connect.ts'
 import { printFields, printJson, printRows, showTime } from './output.ts'
 import { listPages } from './pages.ts'
+import { addPair, type Pairs } from './pairs.ts'
 
 interface KeysFlags extends ConnectFlags {
   readonly json?: boolean
@@ -14,7 +15,7 @@ interface KeysFlags extends ConnectFlags {
 interface CreateFlags extends KeysFlags {
   readonly description?: string
   readonly alias?: string
-  readonly tag: readonly string[]
+  readonly tag?: Pairs
 }
 
 export function addKeys(program: Command): void {
@@ -30,7 +31,13 @@ export function addKeys(program: Command): void {
   add('create', 'create a KMS key')
     .option('--description <text>', 'what it is for')
     .option('--alias <alias>', 'alias/NAME, a name that can move to another key later')
-    .option('--tag <key=value>', 'may be given several times', collect, [])
+    .option('--tag <key=value>', 'may be given several times', addPair)
+    .addHelpText(
+      'after',
+      `
+Example:
+  keyfold keys create --alias alias/orders --description 'rows of orders' --tag team=billing`,
+    )
     .action((flags: CreateFlags) =>
       withServer(flags, async (keyfold) => show(await create(keyfold, flags), flags)),
     )
@@ -58,11 +65,7 @@ export function addKeys(program: Command): void {
 }
 
 function create(keyfold: Keyfold, { description, alias, tag }: CreateFlags): Promise<PlainValue> {
-  return keyfold.manage('POST', '/v1/keys', {
-    description,
-    alias,
-    tags: tag.length === 0 ? undefined : Object.fromEntries(tag.map(splitPair)),
-  })
+  return keyfold.manage('POST', '/v1/keys', { description, alias, tags: tag })
 }
 
 function show(key: PlainValue, { json }: KeysFlags): void {
@@ -76,14 +79,4 @@ function show(key: PlainValue, { json }: KeysFlags): void {
 
 function pathOf(key: string): string {
   return `/v1/keys/${encodeURIComponent(key)}`
-}
-
-export function collect(value: string, values: readonly string[]): readonly string[] {
-  return [...values, value]
-}
-
-/** `key=value`; the value may hold further equals signs. */
-export function splitPair(pair: string): readonly [string, string] {
-  const at = pair.indexOf('=')
-  return at < 0 ? [pair, ''] : [pair.slice(0, at), pair.slice(at + 1)]
 }

@@ -1,122 +1,216 @@
 /**
  * `keyfold encrypt|decrypt --lines`: a message a line, from stdin to stdout. Plaintext lines are bytes, whatever their
  * encoding; ciphertext lines are base64. Any number of lines goes through in constant memory.
+ *
+ *     stdin → lines → messages, in batches → lines → stdout
+ *
+ * Where a line fails, for whatever reason, exactly the lines before it have been written, and its number is told.
  */
 import { Transform, type TransformCallback } from 'node:stream'
 import { pipeline } from 'node:stream/promises'
 import type { Command } from 'commander'
 
+import type { Keyfold } from '../client/keyfold.ts'
+import { createMessageStream, type Opened } from '../client/message-stream.ts'
 import { KeyfoldError } from '../errors.ts'
+import { MESSAGE_BYTES_MAX, WRAPPED_KEY_BYTES_MAX } from '../limits.ts'
 import { addConnectFlags, withServer, type ConnectFlags } from './connect.ts'
-import { collect, splitPair } from './keys.ts'
+import { LineError } from './output.ts'
+import { addPair, type Pairs } from './pairs.ts'
 
 interface LinesFlags extends ConnectFlags {
   readonly lines?: boolean
   readonly key: string
-  readonly context: readonly string[]
+  readonly context?: Pairs
 }
 
 export function addLines(program: Command): void {
   addLinesFlags(program.command('encrypt').summary('encrypt messages, a line each'))
     .description('Encrypts each line of stdin and writes it to stdout as a line of base64.')
     .requiredOption('-k, --key <key>', 'key id, ARN or alias')
-    .action((flags: LinesFlags) => run(flags, 'encrypt'))
+    .addHelpText(
+      'after',
+      `
+Example:
+  keyfold encrypt --lines -k alias/orders -c table=orders < rows.txt > rows.enc`,
+    )
+    .action((flags: LinesFlags) =>
+      run(flags, {
+        lineBytesMax: MESSAGE_BYTES_MAX,
+        messageOf: asIs,
+        lineOf: toBase64,
+        convert: async (keyfold, plaintexts) => {
+          const { key, context } = flags
+          return (await keyfold.encryptBatch(key, plaintexts, { context })).ciphertexts
+        },
+      }),
+    )
   addLinesFlags(program.command('decrypt').summary('decrypt messages, a line each'))
     .description(
-      'Decrypts each line of base64 of stdin. A line that does not decrypt ends the command with 1.',
+      'Decrypts each line of base64 of stdin, with the encryption context that it was encrypted with. At the first line ' +
+        'that does not decrypt the command says its number and ends with 1; the lines before it have been written.',
     )
-    .action((flags: LinesFlags) => run(flags, 'decrypt'))
+    .addHelpText(
+      'after',
+      `
+Example:
+  keyfold decrypt --lines -c table=orders < rows.enc > rows.txt`,
+    )
+    .action((flags: LinesFlags) =>
+      run(flags, {
+        lineBytesMax: CIPHERTEXT_LINE_BYTES_MAX,
+        messageOf: fromBase64,
+        lineOf: asIs,
+        convert: (keyfold, ciphertexts) => open(keyfold, ciphertexts, flags),
+      }),
+    )
 }
 
 function addLinesFlags(command: Command): Command {
   return addConnectFlags(command)
     .requiredOption('--lines', 'a message a line, stdin to stdout')
-    .option(
-      '-c, --context <key=value>',
-      'encryption context, may be given several times',
-      collect,
-      [],
-    )
+    .option('-c, --context <key=value>', 'encryption context, may be given several times', addPair)
 }
 
-async function run(flags: LinesFlags, operation: 'encrypt' | 'decrypt'): Promise<void> {
-  const context = Object.fromEntries(flags.context.map(splitPair))
-  await withServer(flags, async (keyfold) => {
+async function open(
+  keyfold: Keyfold,
+  ciphertexts: readonly Uint8Array[],
+  { context }: LinesFlags,
+): Promise<readonly Opened[]> {
+  const { plaintexts, errors } = await keyfold.decryptBatch(ciphertexts, { context })
+  const codes = new Map(errors)
+  return plaintexts.map(
+    (plaintext, i) => plaintext ?? new KeyfoldError(codes.get(i) ?? 'DECRYPT_FAILED'),
+  )
+}
+
+/** What encrypting and decrypting do differently. */
+interface Direction {
+  readonly lineBytesMax: number
+  /** Throws where the line is none. */
+  readonly messageOf: (line: Buffer) => Uint8Array
+  readonly lineOf: (message: Uint8Array) => Uint8Array
+  readonly convert: (
+    keyfold: Keyfold,
+    messages: readonly Uint8Array[],
+  ) => Promise<readonly Opened[]>
+}
+
+/** Whatever a message is wrapped in besides its key is shorter. */
+const MESSAGE_OVERHEAD_BYTES_MAX = WRAPPED_KEY_BYTES_MAX + 256
+const CIPHERTEXT_LINE_BYTES_MAX =
+  4 * Math.ceil((MESSAGE_BYTES_MAX + MESSAGE_OVERHEAD_BYTES_MAX) / 3)
+const STREAM_LIMITS = { messagesMax: 1_024, bytesMax: 2 ** 20, waitMs: 5, batchesMax: 4 }
+
+function run(flags: LinesFlags, direction: Direction): Promise<void> {
+  return withServer(flags, async (keyfold) => {
     const progress = createProgress()
-    if (operation === 'encrypt') {
-      const sealing = keyfold.encryptMessages(flags.key, { context })
-      await pipeline(
-        process.stdin,
-        splitLines(),
-        sealing,
-        progress.counted(),
-        joinLines(toBase64),
-        process.stdout,
-      )
-    } else {
-      const opening = keyfold.decryptMessages({ context })
-      const source = splitLines(fromBase64)
-      await pipeline(
-        process.stdin,
-        source,
-        opening,
-        progress.counted(),
-        joinLines(asIs),
-        process.stdout,
-      )
+    /** The first line that failed. Those before it still travel, and one of them may fail later. */
+    let failed: { readonly index: number; readonly error: Error } | undefined
+    const fail = (error: Error, index: number): void => {
+      if (failed === undefined) {
+        process.stdin.unpipe(lines)
+        lines.end()
+      }
+      if (failed === undefined || index < failed.index) failed = { index, error }
     }
-    progress.end()
+    const lines = splitLines(direction, fail)
+    const messages = createMessageStream(
+      STREAM_LIMITS,
+      (batch) =>
+        // What fails a batch fails its first line, and the lines before it are not concerned.
+        direction.convert(keyfold, batch).catch((error: Error) => batch.map(() => error)),
+      fail,
+    )
+    const written = joinLines(direction, (index) => {
+      progress.count()
+      return failed === undefined || index < failed.index
+    })
+    // Not a part of the pipeline, which would take the early end of the input for a broken one.
+    process.stdin.on('error', (error) => lines.destroy(error)).pipe(lines)
+    try {
+      await pipeline(lines, messages, written, process.stdout)
+    } finally {
+      progress.end()
+    }
+    if (failed !== undefined) throw new LineError(failed.index + 1, failed.error)
   })
 }
 
 const NEWLINE = 0x0a
-/** A line is a message, and a message has a longest. */
-const LINE_BYTES_MAX = 32 * 2 ** 20
+const CARRIAGE_RETURN = 0x0d
 
-/** Bytes to lines without their newline. A last line without one counts as well. */
-function splitLines(convert: (line: Buffer) => Uint8Array = asIs): Transform {
+/** Bytes to messages. A last line without a newline counts as well. `fail` is told of a line that is no message. */
+function splitLines(
+  { lineBytesMax, messageOf }: Direction,
+  fail: (error: Error, index: number) => void,
+): Transform {
   let rest: Buffer[] = []
   let restBytes = 0
+  let index = 0
+  let failed = false
+  const refuse = (error: Error): void => {
+    failed = true
+    fail(error, index)
+  }
+  const checkLength = (bytes: number): void => {
+    if (bytes <= lineBytesMax) return
+    throw new KeyfoldError('LIMIT_EXCEEDED', `a line has at most ${lineBytesMax} bytes here`)
+  }
+  const push = (stream: Transform, end: Buffer): void => {
+    checkLength(restBytes + end.length)
+    stream.push(messageOf(rest.length === 0 ? end : Buffer.concat([...rest, end])))
+    rest = []
+    restBytes = 0
+    index++
+  }
   return new Transform({
     readableObjectMode: true,
     transform(chunk: Buffer, _encoding, done: TransformCallback) {
       try {
         let start = 0
-        for (let at = chunk.indexOf(NEWLINE); at >= 0; at = chunk.indexOf(NEWLINE, start)) {
-          this.push(convert(Buffer.concat([...rest, chunk.subarray(start, at)])))
-          rest = []
-          restBytes = 0
+        for (
+          let at = chunk.indexOf(NEWLINE);
+          at >= 0 && !failed;
+          at = chunk.indexOf(NEWLINE, start)
+        ) {
+          push(this, chunk.subarray(start, at))
           start = at + 1
         }
         if (start < chunk.length) rest.push(chunk.subarray(start))
         restBytes += chunk.length - start
-        if (restBytes > LINE_BYTES_MAX)
-          throw new KeyfoldError('LIMIT_EXCEEDED', 'a line is too long')
-        done()
+        checkLength(restBytes)
       } catch (error) {
-        done(error as Error)
+        refuse(error as Error)
       }
+      done()
     },
     flush(done: TransformCallback) {
       try {
-        if (rest.length > 0) this.push(convert(Buffer.concat(rest)))
-        done()
+        if (rest.length > 0 && !failed) push(this, NO_BYTES)
       } catch (error) {
-        done(error as Error)
+        refuse(error as Error)
       }
-    },
-  })
-}
-
-function joinLines(convert: (message: Uint8Array) => Uint8Array): Transform {
-  return new Transform({
-    writableObjectMode: true,
-    transform(message: Uint8Array, _encoding, done: TransformCallback) {
-      this.push(Buffer.concat([convert(message), Buffer.of(NEWLINE)]))
       done()
     },
   })
 }
+
+const NO_BYTES = Buffer.alloc(0)
+
+/** Messages to lines, as long as each is `wanted`. */
+function joinLines({ lineOf }: Direction, wanted: (index: number) => boolean): Transform {
+  let index = 0
+  return new Transform({
+    writableObjectMode: true,
+    transform(message: Uint8Array, _encoding, done: TransformCallback) {
+      if (wanted(index++)) this.push(Buffer.concat([lineOf(message), NEWLINE_BYTES]))
+      done()
+    },
+  })
+}
+
+const NEWLINE_BYTES = Buffer.of(NEWLINE)
 
 function asIs(bytes: Uint8Array): Uint8Array {
   return bytes
@@ -126,16 +220,27 @@ function toBase64(bytes: Uint8Array): Uint8Array {
   return Buffer.from(Buffer.from(bytes).toString('base64'), 'latin1')
 }
 
+/** Buffer.from leaves out what is no base64: a damaged line would seem to be a shorter one. */
 function fromBase64(line: Buffer): Uint8Array {
-  return Buffer.from(line.toString('latin1'), 'base64')
+  const text = line.toString(
+    'latin1',
+    0,
+    line.at(-1) === CARRIAGE_RETURN ? line.length - 1 : line.length,
+  )
+  const message = Buffer.from(text, 'base64')
+  if (message.toString('base64') !== text) {
+    throw new KeyfoldError('MESSAGE_MALFORMED', 'a line of base64 is needed')
+  }
+  return message
 }
 
 const PROGRESS_AFTER_MS = 2_000
 const PROGRESS_EVERY_MS = 250
 
-/** A count on stderr once it takes long, and only where a person watches. */
-function createProgress(): { counted(): Transform; end(): void } {
+/** A count on stderr once it takes long, and only where a person watches and the lines go elsewhere. */
+function createProgress(): { count(): void; end(): void } {
   const started = performance.now()
+  const watched = process.stderr.isTTY && !process.stdout.isTTY
   let messages = 0
   let shown = false
   const show = (): void => {
@@ -147,17 +252,12 @@ function createProgress(): { counted(): Transform; end(): void } {
   }
   let timer: NodeJS.Timeout | undefined
   const starter = setTimeout(() => {
-    if (process.stderr.isTTY) timer = setInterval(show, PROGRESS_EVERY_MS)
+    if (watched) timer = setInterval(show, PROGRESS_EVERY_MS)
   }, PROGRESS_AFTER_MS)
   return {
-    counted: () =>
-      new Transform({
-        objectMode: true,
-        transform(message: unknown, _encoding, done: TransformCallback) {
-          messages++
-          done(null, message)
-        },
-      }),
+    count: () => {
+      messages++
+    },
     end: () => {
       clearTimeout(starter)
       clearInterval(timer)

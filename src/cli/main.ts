@@ -1,5 +1,6 @@
 #!/usr/bin/env node
 /** The command line: argv to command, one file a command. */
+import { readFileSync } from 'node:fs'
 import { Command } from 'commander'
 
 import { addAliases } from './aliases.ts'
@@ -26,8 +27,9 @@ Then, with KEYFOLD_URL and KEYFOLD_TOKEN set (or --url and --token):
   keyfold encrypt --lines -k alias/orders -c table=orders < rows.txt > rows.enc
   keyfold decrypt --lines -c table=orders < rows.enc
 
-Exit codes: 0 done, 1 refused or failed, 2 the command line is wrong.`,
+Exit codes: 0 done, 1 refused or failed, 2 the command line or a setting is wrong.`,
   )
+  .version(readVersion(), '--version', 'print the version')
   .showHelpAfterError('(--help shows what there is)')
   .exitOverride((error) => {
     process.exit(error.exitCode === 0 ? 0 : 2)
@@ -46,4 +48,9 @@ try {
   await program.parseAsync()
 } catch (error) {
   failWith(error)
+}
+
+function readVersion(): string {
+  const file = new URL('../../package.json', import.meta.url)
+  return (JSON.parse(readFileSync(file, 'utf8')) as { readonly version: string }).version
 }

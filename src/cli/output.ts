@@ -1,4 +1,4 @@
-/** What commands print: tables for people, JSON for scripts, one line for an error. */
+/** What commands print: tables for people, one line of JSON for scripts, one line for an error; and the exit code. */
 import Table from 'cli-table3'
 
 import { KeyfoldError } from '../errors.ts'
@@ -11,23 +11,38 @@ export function printRows(
 ): void {
   const table = new Table({ head: [...columns], style: { head: [], border: [] } })
   for (const row of rows) table.push(columns.map((column) => show(row[column] ?? '')))
-  console.log(table.toString())
+  print(table.toString())
 }
 
 export function printFields(fields: Readonly<Record<string, PlainValue | undefined>>): void {
   const table = new Table({ style: { head: [], border: [] } })
   for (const [name, value] of Object.entries(fields)) table.push([name, show(value ?? '')])
-  console.log(table.toString())
+  print(table.toString())
 }
 
 export function printJson(value: unknown): void {
-  console.log(JSON.stringify(value))
+  print(JSON.stringify(value))
+}
+
+/** Not console.log, which says nothing when the disk is full: a token that is printed once would be lost with exit 0. */
+export function print(text: string): void {
+  process.stdout.write(`${text}\n`, (error) => {
+    if (error) failWith(error)
+  })
 }
 
 function show(value: PlainValue): string {
-  if (typeof value === 'string') return value
+  if (typeof value === 'string') return harmless(value)
   if (Array.isArray(value)) return (value as readonly PlainValue[]).map(show).join('\n')
-  return JSON.stringify(value)
+  return harmless(JSON.stringify(value))
+}
+
+/** Whoever may create a key writes its description, and must not thereby write to the terminal of others. */
+function harmless(text: string): string {
+  return text.replace(
+    /(?!\n)[\p{Cc}\p{Bidi_Control}]/gu,
+    (character) => `\\u{${character.codePointAt(0)?.toString(16) ?? ''}}`,
+  )
 }
 
 /** Milliseconds since 1970 as people read them. */
@@ -35,14 +50,36 @@ export function showTime(milliseconds: PlainValue | undefined): string {
   return typeof milliseconds === 'number' ? new Date(milliseconds).toISOString() : ''
 }
 
-/** One line that says what happened, and ends the process. */
-export function failWith(error: unknown): never {
-  if (error instanceof KeyfoldError) {
-    process.stderr.write(`keyfold: ${error.message} (${error.code})\n`)
-  } else {
-    process.stderr.write(
-      `keyfold: ${error instanceof Error ? (error.stack ?? error.message) : String(error)}\n`,
-    )
+/** What was typed or set is wrong: the command ends with 2. */
+class UsageError extends Error {}
+
+/** What went wrong with one line of the input, counted from 1. */
+export class LineError extends Error {
+  constructor(line: number, cause: Error) {
+    super(`line ${line}: ${textOf(cause)}`, { cause })
   }
-  process.exit(1)
+}
+
+/** Runs what reads flags and settings. Whatever it throws is wrong with those. */
+export function readSettings<T>(read: () => T): T {
+  try {
+    return read()
+  } catch (error) {
+    throw new UsageError(textOf(error), { cause: error })
+  }
+}
+
+/** One line that says what happened, and ends the process: quietly where nobody reads what is printed any more. */
+export function failWith(error: unknown): never {
+  if ((error as NodeJS.ErrnoException).code === 'EPIPE') process.exit(0)
+  process.stderr.write(`keyfold: ${harmless(textOf(error))}\n`)
+  process.exit(error instanceof UsageError ? 2 : 1)
+}
+
+function textOf(error: unknown): string {
+  if (error instanceof KeyfoldError) return `${error.message} (${error.code})`
+  if (!(error instanceof Error)) return String(error)
+  // The operating system's refusals say it all; anything else is a bug, and where it was helps.
+  const told = error instanceof UsageError || error instanceof LineError || 'syscall' in error
+  return told ? error.message : (error.stack ?? error.message)
 }

@@ -1,9 +1,9 @@
 /** `keyfold tokens …`: who may call, and for what. */
-import type { Command } from 'commander'
+import { InvalidArgumentError, type Command } from 'commander'
 
 import type { PlainValue } from '../format/msgpack.ts'
 import { addConnectFlags, withServer, type ConnectFlags } from './connect.ts'
-import { printJson, printRows, showTime } from './output.ts'
+import { print, printJson, printRows, showTime } from './output.ts'
 
 interface TokensFlags extends ConnectFlags {
   readonly json?: boolean
@@ -14,7 +14,7 @@ interface CreateFlags extends TokensFlags {
   readonly principal?: string
   readonly actions: string
   readonly keys: string
-  readonly expiresIn?: string
+  readonly expiresIn?: number
 }
 
 type Row = Readonly<Record<string, PlainValue>>
@@ -36,7 +36,16 @@ export function addTokens(program: Command): void {
     .option('--principal <arn>', 'arn:aws:iam::ACCOUNT:user/NAME')
     .option('--actions <list>', 'patterns, with commas', 'kms:Encrypt,kms:Decrypt')
     .option('--keys <list>', 'key ids, ARNs or patterns of ARNs, with commas', '*')
-    .option('--expires-in <seconds>', 'never, if not given')
+    .option('--expires-in <seconds>', 'never, if not given', seconds)
+    .addHelpText(
+      'after',
+      `
+Examples:
+  keyfold tokens create --name pipeline --keys 'arn:aws:kms:*:*:key/*'
+  keyfold tokens create --name auditor --actions kms:DescribeKey,kms:ListKeys --expires-in 86400
+
+Actions are those of AWS KMS, and keyfold:ManageTokens, keyfold:Lock and keyfold:ReadMetrics. A * stands for any text.`,
+    )
     .action((flags: CreateFlags) =>
       withServer(flags, async (keyfold) => {
         const created = (await keyfold.manage('POST', '/v1/tokens', {
@@ -44,10 +53,10 @@ export function addTokens(program: Command): void {
           principal: flags.principal,
           actions: flags.actions.split(','),
           keys: flags.keys.split(','),
-          expiresInSeconds: flags.expiresIn === undefined ? undefined : Number(flags.expiresIn),
+          expiresInSeconds: flags.expiresIn,
         })) as Row
         if (flags.json === true) printJson(created)
-        else console.log(created['token'])
+        else print(String(created['token']))
       }),
     )
   add('list', 'list the tokens').action((flags: TokensFlags) =>
@@ -71,9 +80,15 @@ export function addTokens(program: Command): void {
   add('revoke <tokenId>', 'refuse a token from now on').action(
     (tokenId: string, flags: TokensFlags) =>
       withServer(flags, async (keyfold) => {
-        await keyfold.manage('DELETE', `/v1/tokens/${encodeURIComponent(tokenId)}`)
+        const answer = await keyfold.manage('DELETE', `/v1/tokens/${encodeURIComponent(tokenId)}`)
+        if (flags.json === true) printJson(answer)
       }),
   )
+}
+
+function seconds(text: string): number {
+  if (!/^[1-9]\d*$/.test(text)) throw new InvalidArgumentError('A whole number is needed.')
+  return Number(text)
 }
 
 function shown(token: Row): Row {

@@ -1,0 +1,16 @@
+/** Flags that are given several times, a `key=value` each: tags, and the encryption context. */
+import { InvalidArgumentError } from 'commander'
+
+export type Pairs = Readonly<Record<string, string>>
+
+/** For commander: adds one pair to those before it. The value may hold further equals signs. */
+export function addPair(pair: string, pairs: Pairs = {}): Pairs {
+  const at = pair.indexOf('=')
+  if (at < 1) throw new InvalidArgumentError('KEY=VALUE is needed.')
+  const key = pair.slice(0, at)
+  if (Object.hasOwn(pairs, key)) {
+    throw new InvalidArgumentError(`${JSON.stringify(key)} is given twice.`)
+  }
+  // Not pairs[key] = …: the key may be __proto__.
+  return Object.fromEntries([...Object.entries(pairs), [key, pair.slice(at + 1)]])
+}
