@@ -2,7 +2,6 @@
 import type { Command } from 'commander'
 
 import { loadConfig, type SettingTexts } from '../config.ts'
-import { initDataDirectory } from '../init.ts'
 import { print, printJson, readSettings } from './output.ts'
 import { addSettings } from './serve.ts'
 
@@ -27,6 +26,7 @@ Examples:
     async (flags: SettingTexts & { readonly config?: string; readonly json?: boolean }) => {
       const { config: file, json = false, ...settings } = flags
       const config = readSettings(() => loadConfig({ flags: settings, file }))
+      const { initDataDirectory } = await import('../init.ts')
       const token = await initDataDirectory(config, { log: (message) => console.error(message) })
       if (json) {
         printJson({ data: config.dataDirectory, token })
