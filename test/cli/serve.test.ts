@@ -7,7 +7,6 @@ import { join } from 'node:path'
 import { describe, expect, test } from 'vitest'
 
 import {
-  environment,
   inDirectory,
   jsonOf,
   keyfold,
@@ -232,8 +231,4 @@ describe('init, then serve', () => {
       expect(making).toMatchObject({ code: 1, text: '' })
       expect(making.stderr).toMatch(/^keyfold: ENOTDIR: [^\n]+\n$/)
     }))
-})
-
-test('a test sees no setting of whoever runs it', () => {
-  expect(Object.keys(environment()).filter((name) => /^KEYFOLD_(?!CRYPTO$)/.test(name))).toEqual([])
 })
