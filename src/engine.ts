@@ -13,6 +13,8 @@ import { createEnvelope } from './envelope/envelope.ts'
 import { KeyfoldError } from './errors.ts'
 import { LocalKeyStore } from './key-stores/local.ts'
 import { readRootKey } from './key-stores/root-key.ts'
+import { SecretSealer } from './key-stores/secret-sealer.ts'
+import { AccessKeys } from './kms/access-keys.ts'
 import { absentKeyError, authorize } from './kms/authorize.ts'
 import { Kms } from './kms/kms.ts'
 import { Tokens } from './kms/tokens.ts'
@@ -35,6 +37,7 @@ export interface Engine {
   readonly crypto: Crypto
   readonly kms: Kms
   readonly tokens: Tokens
+  readonly accessKeys: AccessKeys
   readonly envelope: Envelope
   readonly slots: BoundedSlotPool
   counters(): EngineCounters
@@ -55,10 +58,14 @@ export async function openEngine(
   options: { readonly log: (message: string) => void },
 ): Promise<Engine> {
   const crypto = chooseCrypto(config.crypto, { memoryLock: config.memoryLock, log: options.log })
-  const keyStore = new LocalKeyStore(crypto, readRootKey(config, crypto))
+  const root = crypto.importKey(readRootKey(config, crypto))
+  const keyStore = new LocalKeyStore(crypto, root)
+  const secretSealer = new SecretSealer(crypto, root)
+  crypto.releaseKey(root)
   const catalog = await openCatalog(config)
   const kms = new Kms(catalog, [keyStore])
   const tokens = await Tokens.load(catalog)
+  const accessKeys = await AccessKeys.load(catalog, secretSealer)
   const nowMs = (): number => performance.now()
   const missBudget = new MissBudget(config.missBudget, nowMs)
   const dataKeys = new DataKeyCache({
@@ -97,6 +104,7 @@ export async function openEngine(
     crypto,
     kms,
     tokens,
+    accessKeys,
     envelope,
     slots,
     counters: () => ({
@@ -115,6 +123,7 @@ export async function openEngine(
       // The table first: whatever else happens, the keys are gone.
       crypto.wipeAllKeys()
       keyStore.lock()
+      accessKeys.lock()
       dataKeys.purgeAll()
     },
     get locked() {
@@ -130,6 +139,7 @@ export async function openEngine(
       dataKeys.purgeAll()
       await pool.close()
       await keyStore.close()
+      accessKeys.lock()
       await catalog.close()
     },
   }

@@ -116,7 +116,8 @@ function recover(data: string, message: Uint8Array): typeof secrets {
   const storePart = wrapped.subarray(23, 95)
   const messageKey = unseal(material, storePart, Buffer.concat([aadOfKey, contextHash]))
   const sealingKey = derive(messageKey, 'keyfold/messages/v1/key', [1])
-  return Object.entries({ rootKey, root, material, messageKey, sealingKey }).map(
+  const secretsKey = derive(rootKey, 'keyfold/root/v1/secrets')
+  return Object.entries({ rootKey, root, secretsKey, material, messageKey, sealingKey }).map(
     ([name, bytes]) => ({ name, bytes }),
   )
 }

@@ -107,6 +107,7 @@ export interface CatalogTables {
   accessKeys: {
     id: string
     principalArn: string
+    /** Empty once the key is revoked. */
     sealedSecret: Uint8Array
     /** SHA-256 of the session token that must come with it; null for long-lived keys. */
     sessionTokenHash: Uint8Array | null

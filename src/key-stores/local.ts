@@ -32,12 +32,10 @@ export class LocalKeyStore implements KeyStore {
   /** By key id and version. */
   readonly #open: LRUCache<string, KeyHandle>
 
-  /** Takes the root key over: 32 bytes, filled with zeros on return. */
-  constructor(crypto: Crypto, rootKey: Uint8Array) {
+  /** Derives from the root key what it needs; the handle stays the caller's. */
+  constructor(crypto: Crypto, root: KeyHandle) {
     this.#crypto = crypto
-    const root = crypto.importKey(rootKey)
     this.#sealingKey = crypto.deriveKey(root, ROOT_LABEL)
-    crypto.releaseKey(root)
     this.#open = new LRUCache<string, KeyHandle>({
       max: KEY_MATERIAL_OPEN_MAX,
       dispose: (handle) => this.#release(handle),

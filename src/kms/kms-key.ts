@@ -86,14 +86,15 @@ export type Action =
   | `kms:${string}`
   | 'keyfold:ReleaseMessageKey'
   | 'keyfold:ManageTokens'
+  | 'keyfold:ManageAccessKeys'
   | 'keyfold:Lock'
   | 'keyfold:ReadMetrics'
 
-/** Who sent a request, and what the token that says so allows. */
+/** Who sent a request, and what the token or access key that says so allows. */
 export interface Principal {
   /** `arn:aws:iam::ACCOUNT:user/NAME` or `…:role/NAME` or `…:root`. */
   readonly arn: string
-  /** Token id, for the log and for revocation; never the token. */
+  /** Token id or access key id, for the log and for revocation; never the token or the secret. */
   readonly tokenId: string
   /** Patterns with `*`, against actions. */
   readonly actions: readonly string[]

@@ -129,24 +129,30 @@ const PATTERN_CHARACTERS_MAX = 2_048
 /** The last moment that a Date can hold (ECMA-262 §21.4.1.1). */
 const EXPIRES_AT_MS_MAX = 8.64e15
 
-function checkNewToken(request: NewToken): void {
-  const { name, principalArn, actions, keys, expiresAtMs } = request
-  if (!NAME_PATTERN.test(name)) {
-    throw new KeyfoldError('REQUEST_MALFORMED', 'name: 1 to 64 letters, digits and + = , . @ - _')
-  }
-  if (principalArn !== undefined && !PRINCIPAL_PATTERN.test(principalArn)) {
+export function checkPrincipalArn(principalArn: string): void {
+  if (!PRINCIPAL_PATTERN.test(principalArn)) {
     throw new KeyfoldError(
       'REQUEST_MALFORMED',
       'principal: arn:aws:iam::ACCOUNT:user/NAME is needed',
     )
   }
-  if (expiresAtMs !== undefined) {
-    // What is no whole number of milliseconds would be kept as another one, or as none at all.
-    const usable = Number.isInteger(expiresAtMs) && expiresAtMs <= EXPIRES_AT_MS_MAX
-    if (!usable || expiresAtMs <= Date.now()) {
-      throw new KeyfoldError('REQUEST_MALFORMED', 'expiry: a moment in the future is needed')
-    }
+}
+
+export function checkExpiry(expiresAtMs: number): void {
+  // What is no whole number of milliseconds would be kept as another one, or as none at all.
+  const usable = Number.isInteger(expiresAtMs) && expiresAtMs <= EXPIRES_AT_MS_MAX
+  if (!usable || expiresAtMs <= Date.now()) {
+    throw new KeyfoldError('REQUEST_MALFORMED', 'expiry: a moment in the future is needed')
   }
+}
+
+function checkNewToken(request: NewToken): void {
+  const { name, principalArn, actions, keys, expiresAtMs } = request
+  if (!NAME_PATTERN.test(name)) {
+    throw new KeyfoldError('REQUEST_MALFORMED', 'name: 1 to 64 letters, digits and + = , . @ - _')
+  }
+  if (principalArn !== undefined) checkPrincipalArn(principalArn)
+  if (expiresAtMs !== undefined) checkExpiry(expiresAtMs)
   for (const [field, patterns] of Object.entries({ actions, keys })) {
     const usable =
       patterns.length >= 1 &&

@@ -8,8 +8,10 @@ import { afterEach, beforeEach, describe, expect, test } from 'vitest'
 import { openCatalog, type Catalog } from '../../dist/catalog/catalog.js'
 import { readKey } from '../../dist/catalog/keys.js'
 import { LocalKeyStore } from '../../dist/key-stores/local.js'
+import { SecretSealer } from '../../dist/key-stores/secret-sealer.js'
 import { createNodeCrypto } from '../../dist/crypto/node-crypto.js'
 import { Kms } from '../../dist/kms/kms.js'
+import { AccessKeys } from '../../dist/kms/access-keys.js'
 import { Tokens } from '../../dist/kms/tokens.js'
 import { dumpCatalog, runInCatalog, schemaOf } from './file.ts'
 
@@ -47,11 +49,14 @@ const keyRow = (id = ID) => ({
 describe('migrations', () => {
   test('run a second time change nothing, with data in the tables', async () => {
     const catalog = await open()
-    const kms = new Kms(catalog, [
-      new LocalKeyStore(createNodeCrypto(), new Uint8Array(32).fill(7)),
-    ])
+    const crypto = createNodeCrypto()
+    const root = crypto.importKey(new Uint8Array(32).fill(7))
+    const kms = new Kms(catalog, [new LocalKeyStore(crypto, root)])
     await kms.createKey({ alias: 'alias/a', tags: new Map([['k', 'v']]), description: 'd' })
     await new Tokens(catalog).create({ name: 'n', actions: ['*'], keys: ['*'] })
+    await new AccessKeys(catalog, new SecretSealer(crypto, root)).create({
+      principalArn: 'arn:aws:iam::000000000000:root',
+    })
     await catalog.close()
     const before = dumpCatalog(dataDirectory)
     expect(JSON.stringify(before)).toContain('alias/a')

@@ -1,0 +1,46 @@
+/** Access keys in the catalog: sealed secrets and whose they are. */
+import type { Kysely } from 'kysely'
+
+import type { CatalogTables } from './schema.ts'
+
+type Queries = Kysely<CatalogTables>
+
+export interface StoredAccessKey {
+  readonly id: string
+  readonly principalArn: string
+  readonly sealedSecret: Uint8Array
+  readonly sessionTokenHash: Uint8Array | null
+  readonly createdAtMs: number
+  readonly expiresAtMs: number | null
+  readonly revokedAtMs: number | null
+}
+
+export async function readAccessKeys(db: Queries): Promise<readonly StoredAccessKey[]> {
+  return await db.selectFrom('accessKeys').selectAll().orderBy('createdAtMs').execute()
+}
+
+export async function insertAccessKey(
+  db: Queries,
+  accessKey: StoredAccessKey,
+  changeNumber: number,
+): Promise<void> {
+  await db
+    .insertInto('accessKeys')
+    .values({ ...accessKey, changeNumber })
+    .execute()
+}
+
+/** Its secret goes at once: an access key that was revoked never comes back. */
+export async function revokeAccessKey(
+  db: Queries,
+  id: string,
+  nowMs: number,
+  changeNumber: number,
+): Promise<void> {
+  await db
+    .updateTable('accessKeys')
+    .set({ revokedAtMs: nowMs, sealedSecret: new Uint8Array(0), changeNumber })
+    .where('id', '=', id)
+    .where('revokedAtMs', 'is', null)
+    .execute()
+}
