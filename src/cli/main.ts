@@ -3,6 +3,7 @@
 import { readFileSync } from 'node:fs'
 import { Command } from 'commander'
 
+import { addAccessKeys } from './access-keys.ts'
 import { addAliases } from './aliases.ts'
 import { addDemo } from './demo.ts'
 import { addInit } from './init.ts'
@@ -40,6 +41,7 @@ addInit(program)
 addKeys(program)
 addAliases(program)
 addTokens(program)
+addAccessKeys(program)
 addLines(program)
 addLock(program)
 addDemo(program)

@@ -22,15 +22,13 @@ export function addServe(program: Command): void {
     )
     .option('--config <file>', 'JSON file of settings')
     .addOption(
-      new Option('--dev', 'temporary data, loopback, a token that is printed').conflicts([
-        'data',
-        'rootKeySource',
-        'rootKeyFile',
-      ]),
+      new Option('--dev', 'temporary data, loopback, a token and an access key, printed').conflicts(
+        ['data', 'rootKeySource', 'rootKeyFile'],
+      ),
     )
     .option(
       '--ready-json',
-      'when ready, one JSON line on stdout: url, token (with --dev), region, account, pid',
+      'when ready, one JSON line on stdout: url, region, account, pid; with --dev token, accessKeyId, secretAccessKey',
     )
   addSettings(command)
   command

@@ -1,11 +1,12 @@
 /**
- * Management: KMS keys, aliases and tokens. Small maps in, small maps out; the fields that each handler takes
+ * Management: KMS keys, aliases, tokens and access keys. Small maps in, small maps out; the fields that each handler takes
  * stand in the table of routes, and others are refused there.
  */
 import type { Engine } from '../engine.ts'
 import { KeyfoldError } from '../errors.ts'
 import { malformed, type PlainValue, type Value } from '../format/msgpack.ts'
 import * as limits from '../limits.ts'
+import type { AccessKeyRecord } from '../kms/access-keys.ts'
 import { absentKeyError, authorize, authorizeService } from '../kms/authorize.ts'
 import type { Action, KmsKey, Principal } from '../kms/kms-key.ts'
 import { metadataOf } from '../kms/kms.ts'
@@ -102,16 +103,12 @@ export const listTokens: ManagementHandler = async ({ engine, principal }) => {
 
 export const createToken: ManagementHandler = async ({ engine, principal, fields }) => {
   authorizeService(principal, 'keyfold:ManageTokens')
-  const expiresInSeconds = fields.get('expiresInSeconds')
-  if (expiresInSeconds !== undefined && typeof expiresInSeconds !== 'number') {
-    throw malformed('expiresInSeconds', 'an unsigned integer is needed')
-  }
   const { token, record } = await engine.tokens.create({
     name: text(fields, 'name'),
     principalArn: optionalText(fields, 'principal'),
     actions: textList(fields, 'actions'),
     keys: textList(fields, 'keys'),
-    expiresAtMs: expiresInSeconds === undefined ? undefined : Date.now() + 1000 * expiresInSeconds,
+    expiresAtMs: optionalExpiry(fields),
   })
   return { tokenId: record.tokenId, token }
 }
@@ -119,6 +116,27 @@ export const createToken: ManagementHandler = async ({ engine, principal, fields
 export const revokeToken: ManagementHandler = async ({ engine, principal, name }) => {
   authorizeService(principal, 'keyfold:ManageTokens')
   await engine.tokens.revoke(name)
+  return {}
+}
+
+export const listAccessKeys: ManagementHandler = async ({ engine, principal }) => {
+  authorizeService(principal, 'keyfold:ManageAccessKeys')
+  return { accessKeys: engine.accessKeys.list().map(describeAccessKey) }
+}
+
+export const createAccessKey: ManagementHandler = async ({ engine, principal, fields }) => {
+  authorizeService(principal, 'keyfold:ManageAccessKeys')
+  const { secretAccessKey, sessionToken, record } = await engine.accessKeys.create({
+    principalArn: text(fields, 'principal'),
+    temporary: optionalBoolean(fields, 'temporary'),
+    expiresAtMs: optionalExpiry(fields),
+  })
+  return { accessKeyId: record.accessKeyId, secretAccessKey, sessionToken }
+}
+
+export const revokeAccessKey: ManagementHandler = async ({ engine, principal, name }) => {
+  authorizeService(principal, 'keyfold:ManageAccessKeys')
+  await engine.accessKeys.revoke(name)
   return {}
 }
 
@@ -171,6 +189,10 @@ function describeToken(record: TokenRecord): PlainValue {
   return { ...record }
 }
 
+function describeAccessKey(record: AccessKeyRecord): PlainValue {
+  return { ...record }
+}
+
 function page(
   name: string,
   { items, nextMarker }: Page<Readonly<Record<string, string>>>,
@@ -209,6 +231,24 @@ function textList(fields: ReadonlyMap<string, Value>, name: string): readonly st
     if (typeof element !== 'string') throw malformed(name, 'an array of strings is needed')
     return element
   })
+}
+
+function optionalBoolean(fields: ReadonlyMap<string, Value>, name: string): boolean | undefined {
+  const value = fields.get(name)
+  if (value !== undefined && typeof value !== 'boolean') {
+    throw malformed(name, 'a boolean is needed')
+  }
+  return value
+}
+
+/** The moment that `expiresInSeconds` is away from now. */
+function optionalExpiry(fields: ReadonlyMap<string, Value>): number | undefined {
+  const seconds = fields.get('expiresInSeconds')
+  if (seconds === undefined) return undefined
+  if (typeof seconds !== 'number') {
+    throw malformed('expiresInSeconds', 'an unsigned integer is needed')
+  }
+  return Date.now() + 1000 * seconds
 }
 
 function optionalTexts(

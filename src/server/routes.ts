@@ -49,6 +49,13 @@ export const ROUTES: readonly Route[] = [
     'expiresInSeconds',
   ]),
   manage('del', '/v1/tokens/:name', management.revokeToken),
+  manage('get', '/v1/access-keys', management.listAccessKeys),
+  manage('post', '/v1/access-keys', management.createAccessKey, [
+    'principal',
+    'temporary',
+    'expiresInSeconds',
+  ]),
+  manage('del', '/v1/access-keys/:name', management.revokeAccessKey),
   { ...manage('post', '/v1/lock', management.lock), whenLocked: true },
   { ...manage('get', '/v1/limits', management.describeLimits), whenLocked: true },
 ]

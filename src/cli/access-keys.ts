@@ -1,0 +1,82 @@
+/** `keyfold access-keys …`: what clients of AWS KMS sign with. */
+import type { Command } from 'commander'
+
+import type { PlainValue } from '../format/msgpack.ts'
+import { addConnectFlags, withServer, type ConnectFlags } from './connect.ts'
+import { printJson, printRows, showTime } from './output.ts'
+
+interface AccessKeysFlags extends ConnectFlags {
+  readonly json?: boolean
+}
+
+interface CreateFlags extends AccessKeysFlags {
+  readonly principal: string
+  readonly temporary?: boolean
+  readonly expiresIn?: string
+}
+
+type Row = Readonly<Record<string, PlainValue>>
+
+export function addAccessKeys(program: Command): void {
+  const accessKeys = program
+    .command('access-keys')
+    .summary('access keys for clients of AWS KMS')
+    .description(
+      'An access key says who signed a request of the AWS KMS protocol. Key policies say what they may do.',
+    )
+  const add = (name: string, summary: string): Command =>
+    addConnectFlags(
+      accessKeys.command(name).summary(summary).description(summary).option('--json', 'print JSON'),
+    )
+
+  add('create', 'create an access key and print it, once, as a shell reads it')
+    .requiredOption('--principal <arn>', 'arn:aws:iam::ACCOUNT:user/NAME')
+    .option('--temporary', 'with a session token; needs --expires-in')
+    .option('--expires-in <seconds>', 'never, if not given')
+    .action((flags: CreateFlags) =>
+      withServer(flags, async (keyfold) => {
+        const created = (await keyfold.manage('POST', '/v1/access-keys', {
+          principal: flags.principal,
+          temporary: flags.temporary,
+          expiresInSeconds: flags.expiresIn === undefined ? undefined : Number(flags.expiresIn),
+        })) as Row
+        if (flags.json === true) printJson(created)
+        else printExports(created)
+      }),
+    )
+  add('list', 'list the access keys').action((flags: AccessKeysFlags) =>
+    withServer(flags, async (keyfold) => {
+      const { accessKeys: found } = (await keyfold.manage('GET', '/v1/access-keys')) as {
+        readonly accessKeys: readonly Row[]
+      }
+      if (flags.json === true) printJson(found)
+      else
+        printRows(found.map(shown), ['accessKeyId', 'principal', 'created', 'expires', 'revoked'])
+    }),
+  )
+  add('revoke <accessKeyId>', 'refuse an access key from now on, for good').action(
+    (accessKeyId: string, flags: AccessKeysFlags) =>
+      withServer(flags, async (keyfold) => {
+        await keyfold.manage('DELETE', `/v1/access-keys/${encodeURIComponent(accessKeyId)}`)
+      }),
+  )
+}
+
+function printExports(created: Row): void {
+  for (const [variable, value] of [
+    ['AWS_ACCESS_KEY_ID', created['accessKeyId']],
+    ['AWS_SECRET_ACCESS_KEY', created['secretAccessKey']],
+    ['AWS_SESSION_TOKEN', created['sessionToken']],
+  ] as const) {
+    if (typeof value === 'string') console.log(`export ${variable}=${value}`)
+  }
+}
+
+function shown(accessKey: Row): Row {
+  return {
+    ...accessKey,
+    created: showTime(accessKey['createdAtMs']),
+    expires: showTime(accessKey['expiresAtMs']),
+    revoked: showTime(accessKey['revokedAtMs']),
+  }
+}
