@@ -59,6 +59,9 @@ export const TICKETS_MAX = 256
 export const BATCH_PARTS_MAX = 64
 /** Key material of KMS keys kept open at once; the rest is opened again on use. */
 export const KEY_MATERIAL_OPEN_MAX = 2_048
+/** Private and HMAC keys kept open at once. OpenSSL holds each in some KiB of ordinary memory, so for a while only. */
+export const KEY_OBJECTS_OPEN_MAX = 512
+export const KEY_OBJECT_AGE_MS_MAX = 300_000
 
 // The server.
 

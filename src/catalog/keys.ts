@@ -81,6 +81,14 @@ export async function readKey(db: Queries, id: string): Promise<StoredKey | unde
   }
 }
 
+/** What a key store made, as a version of a key. */
+export function storedMaterial(
+  version: number,
+  made: { readonly stored: Uint8Array; readonly publicKey?: Uint8Array | undefined },
+): StoredMaterial {
+  return { version, stored: made.stored, publicKey: made.publicKey ?? null }
+}
+
 /** Replicas of a multi-Region key share the material of its first row. */
 export function materialOwner(id: string): string {
   return id.replace(/@.*$/, '')

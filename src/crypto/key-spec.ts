@@ -1,6 +1,9 @@
 /**
  * The kinds of KMS key there are: what each key spec is for and which algorithms it knows, in AWS KMS's names
  * (AWS KMS Developer Guide, "Key spec reference").
+ *
+ * Not here, because the OpenSSL of Node 20 has neither: ML_DSA_44, ML_DSA_65, ML_DSA_87 and ED25519_PH_SHA_512.
+ * SM2 is offered in China only.
  */
 
 export type KeyUsage = 'ENCRYPT_DECRYPT' | 'SIGN_VERIFY' | 'GENERATE_VERIFY_MAC' | 'KEY_AGREEMENT'
@@ -11,6 +14,7 @@ export type SigningAlgorithm =
   | `RSASSA_PSS_SHA_${256 | 384 | 512}`
   | `RSASSA_PKCS1_V1_5_SHA_${256 | 384 | 512}`
   | `ECDSA_SHA_${256 | 384 | 512}`
+  | 'ED25519_SHA_512'
 
 export type MacAlgorithm = `HMAC_SHA_${224 | 256 | 384 | 512}`
 
@@ -75,9 +79,19 @@ export const KEY_SPECS = {
   ECC_NIST_P521: ecc('ECDSA_SHA_512'),
   // AWS KMS signs with secp256k1 and does not agree on keys with it.
   ECC_SECG_P256K1: { ...NONE, usages: ['SIGN_VERIFY'], signingAlgorithms: ['ECDSA_SHA_256'] },
+  ECC_NIST_EDWARDS25519: {
+    ...NONE,
+    usages: ['SIGN_VERIFY'],
+    signingAlgorithms: ['ED25519_SHA_512'],
+  },
 } as const satisfies Record<string, KeySpecTraits>
 
 export type KeySpec = keyof typeof KEY_SPECS
+export type RsaKeySpec = Extract<KeySpec, `RSA_${string}`>
+export type EccKeySpec = Extract<KeySpec, `ECC_${string}`>
+export type HmacKeySpec = Extract<KeySpec, `HMAC_${string}`>
+/** Key specs of key pairs: those with a public key. */
+export type AsymmetricKeySpec = RsaKeySpec | EccKeySpec
 
 export function traitsOf(spec: KeySpec): KeySpecTraits {
   return KEY_SPECS[spec]

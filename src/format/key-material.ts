@@ -5,7 +5,7 @@
  *     1   suite          1: XAES-256-GCM
  *     4   root version   which root key sealed it
  *     24  nonce
- *     …   ciphertext     32 bytes of key material
+ *     …   ciphertext     of the key material: 32 bytes, an HMAC key, or PKCS#8 DER of a private key
  *     16  tag
  *
  * AAD = the bytes before the nonce ‖ KMS key id (16) ‖ u32 key material version ‖ key spec (ASCII): a row that was

@@ -1,28 +1,45 @@
 /**
  * The local key store: key material encrypted at rest under a root key (src/format/key-material.ts) and opened on
- * first use into a bounded part of the key table. Only the key derived from the root key is always resident.
+ * first use: symmetric keys into a bounded part of the key table, private and HMAC keys into a bounded number of
+ * KeyObjects. Only the key derived from the root key is always resident.
  */
+import { hkdfSync, randomBytes, type KeyObject } from 'node:crypto'
 import { LRUCache } from 'lru-cache'
 
 import type { Crypto, KeyHandle } from '../crypto/crypto.ts'
+import { deriveSharedSecret } from '../crypto/key-agreement.ts'
+import { generateKeyPair, isAsymmetric } from '../crypto/key-pair.ts'
+import type {
+  EncryptionAlgorithm,
+  KeyAgreementAlgorithm,
+  KeySpec,
+  MacAlgorithm,
+} from '../crypto/key-spec.ts'
+import { generateMac, HMAC_KEY_BYTES, isHmac } from '../crypto/mac.ts'
+import { decryptOaep } from '../crypto/rsa-oaep.ts'
+import { sign, type Signable } from '../crypto/signature.ts'
 import { KeyfoldError } from '../errors.ts'
 import {
   decodeSealedKeyMaterial,
   encodeKeyMaterialAad,
   encodeSealedKeyMaterial,
 } from '../format/key-material.ts'
-import { KEY_MATERIAL_OPEN_MAX } from '../limits.ts'
-import type { KeyMaterial, KeyStore } from './key-store.ts'
+import { KEY_MATERIAL_OPEN_MAX, KEY_OBJECT_AGE_MS_MAX, KEY_OBJECTS_OPEN_MAX } from '../limits.ts'
+import { checkImported, openKeyObject } from './key-objects.ts'
+import type { ImportedKeyMaterial, KeyMaterial, KeyStore, NewKeyMaterial } from './key-store.ts'
 
 export const LOCAL_KEY_STORE = 'local'
 const ROOT_LABEL = 'keyfold/root/v1/material'
-/** AES-256; in the AAD, so that material never serves a key of another kind. */
-const KEY_SPEC = 'SYMMETRIC_DEFAULT'
+const FINGERPRINT_LABEL = 'keyfold/material/v1/fingerprint'
+const FINGERPRINT_BYTES = 32
 const ROOT_VERSION = 1
+
+/** What the AAD of sealed material says: it never serves another key, version or key spec. */
+type MaterialName = Pick<KeyMaterial, 'kmsKeyId' | 'version' | 'keySpec'>
 
 /**
  * Every method runs to its end without an await once it holds a handle, so an eviction never takes a key from
- * under a call.
+ * under a call. A KeyObject lives for as long as a call holds it.
  */
 export class LocalKeyStore implements KeyStore {
   readonly name = LOCAL_KEY_STORE
@@ -31,6 +48,8 @@ export class LocalKeyStore implements KeyStore {
   #sealingKey: KeyHandle | undefined
   /** By key id and version. */
   readonly #open: LRUCache<string, KeyHandle>
+  /** By key id, version and key spec. */
+  readonly #keyObjects: LRUCache<string, KeyObject>
 
   /** Derives from the root key what it needs; the handle stays the caller's. */
   constructor(crypto: Crypto, root: KeyHandle) {
@@ -40,17 +59,50 @@ export class LocalKeyStore implements KeyStore {
       max: KEY_MATERIAL_OPEN_MAX,
       dispose: (handle) => this.#release(handle),
     })
+    this.#keyObjects = new LRUCache<string, KeyObject>({
+      max: KEY_OBJECTS_OPEN_MAX,
+      ttl: KEY_OBJECT_AGE_MS_MAX,
+      // By default an old entry stays in memory until somebody asks for it.
+      ttlAutopurge: true,
+    })
   }
 
-  async createKeyMaterial(kmsKeyId: Uint8Array, version: number): Promise<Uint8Array> {
-    const sealingKey = this.#root()
-    const material = this.#crypto.generateKey()
+  async createKeyMaterial(
+    kmsKeyId: Uint8Array,
+    version: number,
+    keySpec: KeySpec,
+  ): Promise<NewKeyMaterial> {
+    const name = { kmsKeyId, version, keySpec }
+    if (isAsymmetric(keySpec)) {
+      const { privateKey, publicKey } = await generateKeyPair(keySpec)
+      return { stored: this.#sealBytes(name, privateKey), publicKey }
+    }
+    if (isHmac(keySpec)) {
+      const stored = this.#sealBytes(name, randomBytes(HMAC_KEY_BYTES[keySpec]))
+      return { stored, publicKey: undefined }
+    }
+    const key = this.#crypto.generateKey()
     try {
-      const aad = materialAad({ kmsKeyId, version, rootVersion: ROOT_VERSION })
-      const sealed = this.#crypto.wrapKey(sealingKey, aad, material)
-      return encodeSealedKeyMaterial({ rootVersion: ROOT_VERSION, sealed })
+      const seal = (aad: Uint8Array) => this.#crypto.wrapKey(this.#root(), aad, key)
+      return { stored: sealMaterial(name, seal), publicKey: undefined }
     } finally {
-      this.#crypto.releaseKey(material)
+      this.#crypto.releaseKey(key)
+    }
+  }
+
+  async importKeyMaterial(
+    kmsKeyId: Uint8Array,
+    version: number,
+    keySpec: KeySpec,
+    plaintext: Uint8Array,
+  ): Promise<ImportedKeyMaterial> {
+    try {
+      const { material, publicKey } = checkImported(keySpec, plaintext)
+      const fingerprint = fingerprintOf(material)
+      const stored = this.#sealBytes({ kmsKeyId, version, keySpec }, material)
+      return { stored, publicKey, fingerprint }
+    } finally {
+      plaintext.fill(0)
     }
   }
 
@@ -90,15 +142,46 @@ export class LocalKeyStore implements KeyStore {
     return this.#crypto.unwrapBytes(this.#openMaterial(material), aad, storePart)
   }
 
+  async sign(material: KeyMaterial, signable: Signable): Promise<Uint8Array> {
+    return sign(material.keySpec, this.#openKeyObject(material), signable)
+  }
+
+  async decryptWithPrivateKey(
+    material: KeyMaterial,
+    algorithm: EncryptionAlgorithm,
+    ciphertext: Uint8Array,
+  ): Promise<Uint8Array> {
+    return decryptOaep(material.keySpec, this.#openKeyObject(material), algorithm, ciphertext)
+  }
+
+  async deriveSharedSecret(
+    material: KeyMaterial,
+    algorithm: KeyAgreementAlgorithm,
+    peer: Uint8Array,
+  ): Promise<Uint8Array> {
+    return deriveSharedSecret(material.keySpec, this.#openKeyObject(material), algorithm, peer)
+  }
+
+  async generateMac(
+    material: KeyMaterial,
+    algorithm: MacAlgorithm,
+    message: Uint8Array,
+  ): Promise<Uint8Array> {
+    return generateMac(material.keySpec, this.#openKeyObject(material), algorithm, message)
+  }
+
   forget(kmsKeyId: Uint8Array): void {
     const prefix = hex(kmsKeyId)
-    for (const name of [...this.#open.keys()]) {
-      if (name.startsWith(prefix)) this.#open.delete(name)
+    for (const open of [this.#open, this.#keyObjects]) {
+      for (const name of [...open.keys()]) {
+        if (name.startsWith(prefix)) open.delete(name)
+      }
     }
   }
 
   lock(): void {
     this.#open.clear()
+    this.#keyObjects.clear()
     const sealingKey = this.#sealingKey
     this.#sealingKey = undefined
     if (sealingKey !== undefined) this.#release(sealingKey)
@@ -113,25 +196,47 @@ export class LocalKeyStore implements KeyStore {
   }
 
   #openMaterial(material: KeyMaterial): KeyHandle {
+    // An HMAC key can be as long as an AES key, and is none.
+    if (material.keySpec !== 'SYMMETRIC_DEFAULT') {
+      throw new KeyfoldError('KMS_KEY_USAGE_INVALID', `${material.keySpec} does not wrap`)
+    }
     const sealingKey = this.#root()
     const name = `${hex(material.kmsKeyId)}/${material.version}`
     const open = this.#open.get(name)
     if (open !== undefined) return open
-    const { rootVersion, sealed } = decodeSealedKeyMaterial(material.stored)
-    const opened = this.#unseal(sealingKey, materialAad({ ...material, rootVersion }), sealed)
+    const opened = unsealMaterial(material, (aad, sealed) =>
+      this.#crypto.unwrapKey(sealingKey, aad, sealed),
+    )
     this.#open.set(name, opened)
     return opened
   }
 
-  #unseal(sealingKey: KeyHandle, aad: Uint8Array, sealed: Uint8Array): KeyHandle {
+  #openKeyObject(material: KeyMaterial): KeyObject {
+    if (material.keySpec === 'SYMMETRIC_DEFAULT') {
+      throw new KeyfoldError('KMS_KEY_USAGE_INVALID', `${material.keySpec} wraps and no more`)
+    }
+    const sealingKey = this.#root()
+    const name = `${hex(material.kmsKeyId)}/${material.version}/${material.keySpec}`
+    const open = this.#keyObjects.get(name)
+    if (open !== undefined) return open
+    const plaintext = unsealMaterial(material, (aad, sealed) =>
+      this.#crypto.unwrapBytes(sealingKey, aad, sealed),
+    )
     try {
-      return this.#crypto.unwrapKey(sealingKey, aad, sealed)
-    } catch (cause) {
-      // Not the caller's ciphertext but our own catalog does not open: a swapped row, or another root key.
-      if (cause instanceof KeyfoldError && cause.code === 'DECRYPT_FAILED') {
-        throw new KeyfoldError('ROOT_KEY_INVALID', undefined, cause)
-      }
-      throw cause
+      const opened = openKeyObject(material, plaintext)
+      this.#keyObjects.set(name, opened)
+      return opened
+    } finally {
+      plaintext.fill(0)
+    }
+  }
+
+  /** Takes the plaintext over: filled with zeros on return. */
+  #sealBytes(name: MaterialName, plaintext: Uint8Array): Uint8Array {
+    try {
+      return sealMaterial(name, (aad) => this.#crypto.wrapBytes(this.#root(), aad, plaintext))
+    } finally {
+      plaintext.fill(0)
     }
   }
 
@@ -150,17 +255,40 @@ export class LocalKeyStore implements KeyStore {
   }
 }
 
-function materialAad(fields: {
-  readonly kmsKeyId: Uint8Array
-  readonly version: number
-  readonly rootVersion: number
-}): Uint8Array {
+function sealMaterial(name: MaterialName, seal: (aad: Uint8Array) => Uint8Array): Uint8Array {
+  const sealed = seal(materialAad(name, ROOT_VERSION))
+  return encodeSealedKeyMaterial({ rootVersion: ROOT_VERSION, sealed })
+}
+
+function unsealMaterial<T>(
+  material: KeyMaterial,
+  unseal: (aad: Uint8Array, sealed: Uint8Array) => T,
+): T {
+  const { rootVersion, sealed } = decodeSealedKeyMaterial(material.stored)
+  try {
+    return unseal(materialAad(material, rootVersion), sealed)
+  } catch (cause) {
+    // Not the caller's ciphertext but our own catalog does not open: a swapped row, or another root key.
+    if (cause instanceof KeyfoldError && cause.code === 'DECRYPT_FAILED') {
+      throw new KeyfoldError('ROOT_KEY_INVALID', undefined, cause)
+    }
+    throw cause
+  }
+}
+
+function materialAad(name: MaterialName, rootVersion: number): Uint8Array {
   return encodeKeyMaterialAad({
-    rootVersion: fields.rootVersion,
-    kmsKeyId: fields.kmsKeyId,
-    materialVersion: fields.version,
-    keySpec: KEY_SPEC,
+    rootVersion,
+    kmsKeyId: name.kmsKeyId,
+    materialVersion: name.version,
+    keySpec: name.keySpec,
   })
+}
+
+function fingerprintOf(material: Uint8Array): Uint8Array {
+  const salt = new Uint8Array(0)
+  const fingerprint = hkdfSync('sha512', material, salt, FINGERPRINT_LABEL, FINGERPRINT_BYTES)
+  return new Uint8Array(fingerprint)
 }
 
 function hex(bytes: Uint8Array): string {

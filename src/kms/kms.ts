@@ -99,16 +99,10 @@ export class Kms {
     if (alias !== undefined) checkAliasName(alias)
     const id = createKeyId(request.multiRegion === true)
     const createdAtMs = this.#parts.nowMs()
-    const materials =
+    const material =
       origin === 'EXTERNAL'
-        ? []
-        : [
-            {
-              version: 1,
-              stored: await defaultStore.createKeyMaterial(keyIdBytes(id), 1),
-              publicKey: null,
-            },
-          ]
+        ? undefined
+        : await defaultStore.createKeyMaterial(keyIdBytes(id), 1, keySpec)
     return registry.create(id, async (transaction, changeNumber) => {
       await catalogKeys.insertKey(transaction, {
         id,
@@ -129,7 +123,7 @@ export class Kms {
         currentVersion: 1,
         createdAtMs,
         changeNumber,
-        materials,
+        materials: material === undefined ? [] : [catalogKeys.storedMaterial(1, material)],
         tags: [...tags].map(([key, value]) => ({ key, value })),
       })
       if (alias === undefined) return

@@ -226,9 +226,15 @@ export class KeyRegistry implements KmsKeyRegistry {
       keyStore: stored.keyStore,
       currentVersion: stored.currentVersion,
       materials: new Map(
-        stored.materials.map(({ version, stored: bytes }) => [
-          version,
-          { kmsKeyId: idBytes, version, stored: bytes },
+        stored.materials.map((material) => [
+          material.version,
+          {
+            kmsKeyId: idBytes,
+            version: material.version,
+            keySpec: stored.keySpec as KeySpec,
+            stored: material.stored,
+            publicKey: material.publicKey ?? undefined,
+          },
         ]),
       ),
       tags: new Map(stored.tags.map(({ key, value }) => [key, value])),

@@ -20,7 +20,7 @@ export class Rotations {
       throw new KeyfoldError('LIMIT_EXCEEDED', `at most ${ROTATIONS_ON_DEMAND_MAX} rotations a key`)
     }
     const store = this.#parts.keyStoreOf(kmsKey)
-    const stored = await store.createKeyMaterial(kmsKey.idBytes, version)
+    const material = await store.createKeyMaterial(kmsKey.idBytes, version, kmsKey.keySpec)
     return registry.change(
       kmsKey.id,
       'RotateKeyOnDemand',
@@ -31,9 +31,7 @@ export class Rotations {
         }
         await catalogKeys.insertMaterial(transaction, {
           kmsKeyId: catalogKeys.materialOwner(kmsKey.id),
-          version,
-          stored,
-          publicKey: null,
+          ...catalogKeys.storedMaterial(version, material),
           createdAtMs: this.#parts.nowMs(),
           rotation: 'ON_DEMAND',
         })

@@ -16,6 +16,8 @@ import type { KmsKey } from '../../dist/kms/kms-key.js'
 const PRINCIPAL = 'arn:aws:iam::000000000000:user/test'
 const LIMITS = { ageMsMax: 10_000, messagesMax: 1_000, bytesMax: 1_000_000 }
 
+const notAskedFor = (): Promise<never> => Promise.reject(new Error('not asked for'))
+
 class CountingStore implements KeyStore {
   readonly name = 'counting'
   wraps = 0
@@ -38,9 +40,8 @@ class CountingStore implements KeyStore {
     return work()
   }
 
-  createKeyMaterial(): Promise<Uint8Array> {
-    return Promise.reject(new Error('not asked for'))
-  }
+  readonly createKeyMaterial = notAskedFor
+  readonly importKeyMaterial = notAskedFor
   wrapKey(_material: KeyMaterial, aad: Uint8Array, key: KeyHandle): Promise<Uint8Array> {
     this.wraps++
     return this.#answer(() => this.#crypto.wrapKey(this.#key, aad, key))
@@ -52,12 +53,12 @@ class CountingStore implements KeyStore {
     this.unwraps++
     return this.#answer(() => this.#crypto.unwrapKey(this.#key, aad, part))
   }
-  wrapBytes(): Promise<Uint8Array> {
-    return Promise.reject(new Error('not asked for'))
-  }
-  unwrapBytes(): Promise<Uint8Array> {
-    return Promise.reject(new Error('not asked for'))
-  }
+  readonly wrapBytes = notAskedFor
+  readonly unwrapBytes = notAskedFor
+  readonly sign = notAskedFor
+  readonly decryptWithPrivateKey = notAskedFor
+  readonly deriveSharedSecret = notAskedFor
+  readonly generateMac = notAskedFor
   forget(): void {}
   lock(): void {}
   async probe(): Promise<void> {}
@@ -102,7 +103,16 @@ function keyOf(changes: Partial<KmsKey> = {}): KmsKey {
     keyStore: 'counting',
     currentVersion: 1,
     materials: new Map(
-      [1, 2].map((version) => [version, { kmsKeyId: idBytes, version, stored: Buffer.of(1) }]),
+      [1, 2].map((version) => [
+        version,
+        {
+          kmsKeyId: idBytes,
+          version,
+          keySpec: 'SYMMETRIC_DEFAULT',
+          stored: Buffer.of(1),
+          publicKey: undefined,
+        },
+      ]),
     ),
     tags: new Map(),
     epoch: 1,

@@ -11,6 +11,7 @@ const STORED_BYTES = 6 + 24 + 32 + 16
 /** So many stay open (limits.ts); the rest is opened again. */
 const OPEN_MAX = 2_048
 
+const KEY_SPEC = 'SYMMETRIC_DEFAULT'
 const aad = Buffer.from('bound')
 const text = Buffer.from('plaintext of the caller')
 
@@ -32,7 +33,8 @@ describe.each(implementations)('the local key store on $implementation', (crypto
 
   const slotsInUse = (): number => crypto.keyTableUsage().slotsUsed
   async function make(kmsKeyId: Uint8Array = randomBytes(16), version = 1): Promise<KeyMaterial> {
-    return { kmsKeyId, version, stored: await store.createKeyMaterial(kmsKeyId, version) }
+    const created = await store.createKeyMaterial(kmsKeyId, version, KEY_SPEC)
+    return { kmsKeyId, version, keySpec: KEY_SPEC, ...created }
   }
 
   test('leaves the root key to whoever handed it in', async () => {
@@ -47,8 +49,9 @@ describe.each(implementations)('the local key store on $implementation', (crypto
   test('keeps new material for each call, sealed, and none of it in the key table', async () => {
     const before = slotsInUse()
     const kmsKeyId = randomBytes(16)
-    const first = await store.createKeyMaterial(kmsKeyId, 1)
-    const second = await store.createKeyMaterial(kmsKeyId, 1)
+    const { stored: first, publicKey } = await store.createKeyMaterial(kmsKeyId, 1, KEY_SPEC)
+    const { stored: second } = await store.createKeyMaterial(kmsKeyId, 1, KEY_SPEC)
+    expect(publicKey).toBeUndefined()
     expect(first).toHaveLength(STORED_BYTES)
     expect([...first.subarray(0, 6)]).toEqual([0xf0, 1, 0, 0, 0, 1])
     expect(Buffer.from(first).equals(second)).toBe(false)
@@ -86,7 +89,7 @@ describe.each(implementations)('the local key store on $implementation', (crypto
       { ...material, version: 2 },
       { ...material, version: 257 },
       { ...material, kmsKeyId: other.kmsKeyId },
-      { ...material, stored: await otherRoot.createKeyMaterial(material.kmsKeyId, 1) },
+      { ...material, ...(await otherRoot.createKeyMaterial(material.kmsKeyId, 1, KEY_SPEC)) },
     ]
     await otherRoot.close()
     for (let bytes = 0; bytes < STORED_BYTES; bytes++) {
@@ -150,7 +153,8 @@ describe.each(implementations)('the local key store on $implementation', (crypto
     const locked = { code: 'LOCKED' }
     const key = crypto.generateKey()
     await expect(store.probe()).rejects.toMatchObject(locked)
-    await expect(store.createKeyMaterial(randomBytes(16), 1)).rejects.toMatchObject(locked)
+    const created = store.createKeyMaterial(randomBytes(16), 1, KEY_SPEC)
+    await expect(created).rejects.toMatchObject(locked)
     await expect(store.wrapBytes(material, aad, text)).rejects.toMatchObject(locked)
     await expect(store.unwrapBytes(material, aad, wrapped)).rejects.toMatchObject(locked)
     await expect(store.wrapKey(material, aad, key)).rejects.toMatchObject(locked)

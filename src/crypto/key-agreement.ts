@@ -1,0 +1,32 @@
+/**
+ * DeriveSharedSecret of AWS KMS: elliptic curve Diffie-Hellman with cofactor 1 (SP 800-56A §5.7.1.2). The shared
+ * secret is the bare x coordinate, as long as the field; callers put it through a key derivation of their own.
+ */
+import { diffieHellman, type KeyObject } from 'node:crypto'
+
+import { KeyfoldError } from '../errors.ts'
+import { isAsymmetric, openPublicKey } from './key-pair.ts'
+import { traitsOf, type KeyAgreementAlgorithm, type KeySpec } from './key-spec.ts'
+
+/**
+ * `peer`: SPKI DER. Errors: KMS_KEY_USAGE_INVALID (this spec agrees on nothing), REQUEST_MALFORMED (the peer's key is
+ * none of the same named curve, or no point on it: such a point would give the private key away bit by bit).
+ */
+export function deriveSharedSecret(
+  spec: KeySpec,
+  privateKey: KeyObject,
+  algorithm: KeyAgreementAlgorithm,
+  peer: Uint8Array,
+): Uint8Array {
+  if (!isAsymmetric(spec) || !traitsOf(spec).keyAgreementAlgorithms.includes(algorithm)) {
+    throw new KeyfoldError('KMS_KEY_USAGE_INVALID', `${spec} does not know ${algorithm}`)
+  }
+  const publicKey = openPublicKey(spec, peer)
+  if (publicKey === undefined) {
+    throw new KeyfoldError(
+      'REQUEST_MALFORMED',
+      `publicKey: DER of a SubjectPublicKeyInfo of ${spec} is needed`,
+    )
+  }
+  return diffieHellman({ privateKey, publicKey })
+}

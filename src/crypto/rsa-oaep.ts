@@ -1,0 +1,74 @@
+/**
+ * RSAES-OAEP (RFC 8017 §7.1) with SHA-1 or SHA-256, the same hash in MGF1, and an empty label: what AWS KMS encrypts
+ * under RSA keys with, and wraps imported key material with. SHA-1 is sound here: OAEP does not rest on collisions.
+ */
+import { constants, privateDecrypt, publicEncrypt, type KeyObject } from 'node:crypto'
+
+import { KeyfoldError } from '../errors.ts'
+import { isRsa, MODULUS_BITS, openPublicKey } from './key-pair.ts'
+import { traitsOf, type EncryptionAlgorithm, type KeySpec, type RsaKeySpec } from './key-spec.ts'
+
+interface OaepHash {
+  readonly oaepHash: string
+  readonly hashBytes: number
+}
+
+const HASHES: Readonly<Record<Exclude<EncryptionAlgorithm, 'SYMMETRIC_DEFAULT'>, OaepHash>> = {
+  RSAES_OAEP_SHA_1: { oaepHash: 'sha1', hashBytes: 20 },
+  RSAES_OAEP_SHA_256: { oaepHash: 'sha256', hashBytes: 32 },
+}
+
+/** Errors: KMS_KEY_USAGE_INVALID (not an algorithm of this spec), REQUEST_MALFORMED (the length). */
+export function encryptOaep(
+  spec: KeySpec,
+  publicKey: Uint8Array,
+  algorithm: EncryptionAlgorithm,
+  plaintext: Uint8Array,
+): Uint8Array {
+  const { rsaSpec, hash } = oaepOf(spec, algorithm)
+  const plaintextBytesMax = MODULUS_BITS[rsaSpec] / 8 - 2 * hash.hashBytes - 2
+  if (plaintext.length < 1 || plaintext.length > plaintextBytesMax) {
+    throw new KeyfoldError(
+      'REQUEST_MALFORMED',
+      `plaintext: 1 to ${plaintextBytesMax} bytes with ${algorithm} and ${spec}`,
+    )
+  }
+  const key = openPublicKey(rsaSpec, publicKey)
+  if (key === undefined) throw new KeyfoldError('INTERNAL', `not a public key of ${spec}`)
+  return publicEncrypt({ key, ...paddingOf(hash) }, plaintext)
+}
+
+/** Errors: KMS_KEY_USAGE_INVALID; DECRYPT_FAILED, the one for every reason (OpenSSL checks the padding in constant time). */
+export function decryptOaep(
+  spec: KeySpec,
+  privateKey: KeyObject,
+  algorithm: EncryptionAlgorithm,
+  ciphertext: Uint8Array,
+): Uint8Array {
+  const { rsaSpec, hash } = oaepOf(spec, algorithm)
+  // OpenSSL would take a shorter one for a number with leading zeros: a second spelling of the same ciphertext.
+  if (ciphertext.length !== MODULUS_BITS[rsaSpec] / 8) throw new KeyfoldError('DECRYPT_FAILED')
+  try {
+    return privateDecrypt({ key: privateKey, ...paddingOf(hash) }, ciphertext)
+  } catch {
+    throw new KeyfoldError('DECRYPT_FAILED')
+  }
+}
+
+function oaepOf(
+  spec: KeySpec,
+  algorithm: EncryptionAlgorithm,
+): { readonly rsaSpec: RsaKeySpec; readonly hash: OaepHash } {
+  const known = traitsOf(spec).encryptionAlgorithms.includes(algorithm)
+  if (!known || !isRsa(spec) || algorithm === 'SYMMETRIC_DEFAULT') {
+    throw new KeyfoldError('KMS_KEY_USAGE_INVALID', `${spec} does not encrypt with ${algorithm}`)
+  }
+  return { rsaSpec: spec, hash: HASHES[algorithm] }
+}
+
+function paddingOf({ oaepHash }: OaepHash): {
+  readonly padding: number
+  readonly oaepHash: string
+} {
+  return { padding: constants.RSA_PKCS1_OAEP_PADDING, oaepHash }
+}

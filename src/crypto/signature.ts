@@ -1,0 +1,139 @@
+/**
+ * Sign and Verify of AWS KMS: RSASSA-PKCS1-v1_5, RSASSA-PSS (RFC 8017; the salt is as long as the digest), ECDSA
+ * (FIPS 186-5; signatures are DER) and Ed25519 (RFC 8032). What is signed is a message (RAW) or its digest (DIGEST).
+ *
+ * node:crypto signs messages, off the event loop. It has no way to sign a digest, it would hash once more: those are
+ * in rsa-digest.ts and ecdsa-digest.ts.
+ */
+import {
+  constants,
+  sign as signNode,
+  verify as verifyNode,
+  type KeyObject,
+  type SignKeyObjectInput,
+} from 'node:crypto'
+import { promisify } from 'node:util'
+
+import { KeyfoldError } from '../errors.ts'
+import { CALLER_PLAINTEXT_BYTES_MAX } from '../limits.ts'
+import { signEcdsaDigest, verifyEcdsaDigest } from './ecdsa-digest.ts'
+import { openPublicKey } from './key-pair.ts'
+import {
+  traitsOf,
+  type AsymmetricKeySpec,
+  type EccKeySpec,
+  type KeySpec,
+  type SigningAlgorithm,
+} from './key-spec.ts'
+import { signRsaDigest, verifyRsaDigest } from './rsa-digest.ts'
+
+export type Hash = 'sha256' | 'sha384' | 'sha512'
+
+export interface Signable {
+  readonly algorithm: SigningAlgorithm
+  /** DIGEST: `message` is already hashed, with the hash of the algorithm. */
+  readonly messageType: 'RAW' | 'DIGEST'
+  readonly message: Uint8Array
+}
+
+interface Scheme {
+  readonly name: 'pkcs1' | 'pss' | 'ecdsa' | 'eddsa'
+  readonly hash: Hash
+}
+
+const SCHEMES: Readonly<Record<SigningAlgorithm, Scheme>> = {
+  RSASSA_PKCS1_V1_5_SHA_256: { name: 'pkcs1', hash: 'sha256' },
+  RSASSA_PKCS1_V1_5_SHA_384: { name: 'pkcs1', hash: 'sha384' },
+  RSASSA_PKCS1_V1_5_SHA_512: { name: 'pkcs1', hash: 'sha512' },
+  RSASSA_PSS_SHA_256: { name: 'pss', hash: 'sha256' },
+  RSASSA_PSS_SHA_384: { name: 'pss', hash: 'sha384' },
+  RSASSA_PSS_SHA_512: { name: 'pss', hash: 'sha512' },
+  ECDSA_SHA_256: { name: 'ecdsa', hash: 'sha256' },
+  ECDSA_SHA_384: { name: 'ecdsa', hash: 'sha384' },
+  ECDSA_SHA_512: { name: 'ecdsa', hash: 'sha512' },
+  ED25519_SHA_512: { name: 'eddsa', hash: 'sha512' },
+}
+
+const DIGEST_BYTES: Readonly<Record<Hash, number>> = { sha256: 32, sha384: 48, sha512: 64 }
+
+const signMessage = promisify(signNode)
+const verifyMessage = promisify(verifyNode)
+
+/** Errors: KMS_KEY_USAGE_INVALID (not an algorithm of this spec), REQUEST_MALFORMED (the length). */
+export async function sign(
+  spec: KeySpec,
+  privateKey: KeyObject,
+  signable: Signable,
+): Promise<Uint8Array> {
+  const scheme = schemeOf(spec, signable)
+  const { messageType, message } = signable
+  if (messageType === 'RAW') {
+    return signMessage(digestNameOf(scheme), message, keyInput(scheme, privateKey))
+  }
+  return scheme.name === 'ecdsa'
+    ? signEcdsaDigest(spec as EccKeySpec, privateKey, scheme.hash, message)
+    : signRsaDigest(privateKey, scheme, message)
+}
+
+/** A signature of any length and form is one that verifies or not; the rest as sign. */
+export async function verify(
+  spec: AsymmetricKeySpec,
+  publicKey: Uint8Array,
+  signable: Signable,
+  signature: Uint8Array,
+): Promise<boolean> {
+  const scheme = schemeOf(spec, signable)
+  const { messageType, message } = signable
+  const key = openPublicKey(spec, publicKey)
+  if (key === undefined) throw new KeyfoldError('INTERNAL', `not a public key of ${spec}`)
+  if (messageType === 'RAW') {
+    return verifyMessage(digestNameOf(scheme), message, keyInput(scheme, key), signature)
+  }
+  return scheme.name === 'ecdsa'
+    ? verifyEcdsaDigest(spec as EccKeySpec, key, scheme.hash, message, signature)
+    : verifyRsaDigest(key, scheme, message, signature)
+}
+
+function schemeOf(spec: KeySpec, { algorithm, messageType, message }: Signable): Scheme {
+  if (!traitsOf(spec).signingAlgorithms.includes(algorithm)) {
+    throw new KeyfoldError('KMS_KEY_USAGE_INVALID', `${spec} does not sign with ${algorithm}`)
+  }
+  const scheme = SCHEMES[algorithm]
+  if (messageType === 'RAW') {
+    if (message.length < 1 || message.length > CALLER_PLAINTEXT_BYTES_MAX) {
+      throw malformed(`message: 1 to ${CALLER_PLAINTEXT_BYTES_MAX} bytes; sign its digest instead`)
+    }
+  } else if (scheme.name === 'eddsa') {
+    throw malformed(`messageType: ${algorithm} signs messages, not digests`)
+  } else if (message.length !== DIGEST_BYTES[scheme.hash]) {
+    throw malformed(`message: a digest of ${algorithm} has ${DIGEST_BYTES[scheme.hash]} bytes`)
+  }
+  return scheme
+}
+
+/** Ed25519 hashes by itself. */
+function digestNameOf({ name, hash }: Scheme): Hash | undefined {
+  return name === 'eddsa' ? undefined : hash
+}
+
+function keyInput({ name }: Scheme, key: KeyObject): SignKeyObjectInput {
+  switch (name) {
+    case 'pkcs1':
+      return { key, padding: constants.RSA_PKCS1_PADDING }
+    case 'pss':
+      // The default when signing is the longest salt that fits, and when verifying any.
+      return {
+        key,
+        padding: constants.RSA_PKCS1_PSS_PADDING,
+        saltLength: constants.RSA_PSS_SALTLEN_DIGEST,
+      }
+    case 'ecdsa':
+      return { key, dsaEncoding: 'der' }
+    case 'eddsa':
+      return { key }
+  }
+}
+
+function malformed(detail: string): KeyfoldError {
+  return new KeyfoldError('REQUEST_MALFORMED', detail)
+}
