@@ -15,7 +15,8 @@ import { LocalKeyStore } from './key-stores/local.ts'
 import { readRootKey } from './key-stores/root-key.ts'
 import { SecretSealer } from './key-stores/secret-sealer.ts'
 import { AccessKeys } from './kms/access-keys.ts'
-import { absentKeyError, authorize } from './kms/authorize.ts'
+import { Authorizer } from './kms/authorizer.ts'
+import { IdentityPolicies } from './kms/identity-policies.ts'
 import { Kms } from './kms/kms.ts'
 import { Tokens } from './kms/tokens.ts'
 import { Pool } from './pool/pool.ts'
@@ -38,6 +39,8 @@ export interface Engine {
   readonly kms: Kms
   readonly tokens: Tokens
   readonly accessKeys: AccessKeys
+  readonly identityPolicies: IdentityPolicies
+  readonly authorizer: Authorizer
   readonly envelope: Envelope
   readonly slots: BoundedSlotPool
   counters(): EngineCounters
@@ -66,6 +69,8 @@ export async function openEngine(
   const kms = new Kms(catalog, [keyStore])
   const tokens = await Tokens.load(catalog)
   const accessKeys = await AccessKeys.load(catalog, secretSealer)
+  const identityPolicies = await IdentityPolicies.load(catalog)
+  const authorizer = new Authorizer({ location: catalog, identityPolicies })
   const nowMs = (): number => performance.now()
   const missBudget = new MissBudget(config.missBudget, nowMs)
   const dataKeys = new DataKeyCache({
@@ -87,8 +92,7 @@ export async function openEngine(
     keyStoreOf: (kmsKey) => kms.keyStoreOf(kmsKey),
     pool,
     slots,
-    authorize,
-    absentKeyError,
+    authorizer,
   })
   kms.registry.onChange((kmsKeyId) => {
     dataKeys.purge(kmsKeyId)
@@ -105,6 +109,8 @@ export async function openEngine(
     kms,
     tokens,
     accessKeys,
+    identityPolicies,
+    authorizer,
     envelope,
     slots,
     counters: () => ({

@@ -96,6 +96,15 @@ export const LIST_PAGE_MAX = 1_000
 /** On-demand rotations of one key over its life (AWS KMS). */
 export const ROTATIONS_ON_DEMAND_MAX = 25
 
+// Policies.
+
+/** AWS KMS: a key policy document has at most 32 kilobytes. */
+export const POLICY_BYTES_MAX = 32_768
+/** IAM attaches ten managed policies to a user or role by default. */
+export const IDENTITY_POLICIES_PER_PRINCIPAL_MAX = 10
+/** Decisions remembered; a few hundred bytes each, and what is forgotten is worked out again. */
+export const DECISIONS_MAX = 65_536
+
 assert(MESSAGE_KEY_AGE_MS_DEFAULT <= MESSAGE_KEY_AGE_MS_MAX)
 assert(MESSAGE_KEY_MESSAGES_DEFAULT <= MESSAGE_KEY_MESSAGES_MAX)
 assert(MESSAGE_KEY_BYTES_DEFAULT <= MESSAGE_KEY_BYTES_MAX)

@@ -125,8 +125,7 @@ describe('the house', () => {
 
   test('keeps no file that nobody imports', () => {
     const imported = new Set(files.flatMap((file) => file.imports))
-    // The AWS protocol is served at POST / once access keys are there.
-    const entries = ['index.ts', 'cli/main.ts', 'server/aws/door.ts']
+    const entries = ['index.ts', 'cli/main.ts']
     expect(
       files
         .map((file) => file.path)

@@ -4,7 +4,7 @@
  */
 import type { Suite } from '../crypto/crypto.ts'
 import type { CanonicalContext } from '../data-keys/lease.ts'
-import type { KmsKey, Principal } from '../kms/kms-key.ts'
+import type { KmsKey, Principal, RequestOrigin } from '../kms/kms-key.ts'
 import type { MessageErrorCode } from '../errors.ts'
 import type { Slot } from '../pool/slot.ts'
 
@@ -32,8 +32,13 @@ export interface Span {
   readonly end: number
 }
 
-export interface EncryptRequest {
+/** Who asks, and from where; policies may read both. */
+interface Asking {
   readonly principal: Principal
+  readonly origin?: RequestOrigin | undefined
+}
+
+export interface EncryptRequest extends Asking {
   /** Key id, key ARN, alias or alias ARN. */
   readonly key: string
   readonly context: CanonicalContext
@@ -43,8 +48,7 @@ export interface EncryptRequest {
   readonly plaintexts: Elements
 }
 
-export interface DecryptRequest {
-  readonly principal: Principal
+export interface DecryptRequest extends Asking {
   readonly context: CanonicalContext
   readonly body: RequestBytes
   /** One of the two. */
@@ -54,8 +58,7 @@ export interface DecryptRequest {
   readonly keyEntries: readonly Span[]
 }
 
-export interface ReEncryptRequest {
-  readonly principal: Principal
+export interface ReEncryptRequest extends Asking {
   readonly key: string
   readonly mode: 'rewrap' | 'fresh'
   readonly context: CanonicalContext
@@ -94,8 +97,7 @@ export const HEAD_ROOM_BYTES = 2_304
 /** Free bytes behind it: small tails fit, larger ones are copied to a slot of their own. */
 export const TAIL_ROOM_BYTES = 256
 
-export interface DataKeysRequest {
-  readonly principal: Principal
+export interface DataKeysRequest extends Asking {
   readonly key: string
   readonly context: CanonicalContext
   readonly count: number

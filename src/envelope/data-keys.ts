@@ -4,6 +4,7 @@
  */
 import { randomBytes } from 'node:crypto'
 
+import { BatchAttributes } from './attributes.ts'
 import type { CallerDataKey, DataKeyRequest, DataKeysRequest } from './batch.ts'
 import { encryptBytes, wrapForCaller } from './caller-bytes.ts'
 import { authorizedKey, type EnvelopeParts } from './parts.ts'
@@ -15,9 +16,10 @@ export async function generateDataKeys(
   parts: EnvelopeParts,
   request: DataKeysRequest,
 ): Promise<{ readonly keyId: string; readonly dataKeys: readonly CallerDataKey[] }> {
-  const { plaintext, context } = request
+  const { principal, key, context, origin, plaintext } = request
   const action = plaintext ? 'kms:GenerateDataKey' : 'kms:GenerateDataKeyWithoutPlaintext'
-  const kmsKey = await authorizedKey(parts, request.principal, action, request.key)
+  const attributes = new BatchAttributes(context, key, origin)
+  const kmsKey = await authorizedKey(parts, { principal, action, key, attributes })
   const dataKeys: CallerDataKey[] = []
   for (let i = 0; i < request.count; i++) {
     const one = { kmsKey, context, bytes: AES_256_BYTES, plaintext }

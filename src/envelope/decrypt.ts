@@ -2,14 +2,22 @@
  * Decrypt: the mirror of encrypt, in two native calls. The first finds the key entries that the messages name; each
  * is authorised against the KMS key in its wrapped key and leased; the second opens everything.
  */
+import { BatchAttributes } from './attributes.ts'
 import type { BatchResult, DecryptRequest } from './batch.ts'
-import { openElements, openPacked } from './open.ts'
+import { openElements, openPacked, type OpenBatchRequest } from './open.ts'
 import { openWrappedAmong } from './open-wrapped.ts'
 import type { EnvelopeParts, MaybePromise } from './parts.ts'
 
 export function decrypt(parts: EnvelopeParts, request: DecryptRequest): MaybePromise<BatchResult> {
-  const { principal, context, body } = request
-  const opening = { principal, context, body, action: 'kms:Decrypt' } as const
+  const { principal, context, body, origin } = request
+  const attributes = new BatchAttributes(context, undefined, origin)
+  const opening: OpenBatchRequest = {
+    principal,
+    context,
+    body,
+    action: 'kms:Decrypt',
+    authorize: (kmsKey) => parts.authorizer.authorize(principal, 'kms:Decrypt', kmsKey, attributes),
+  }
   if (request.packed !== undefined) return openPacked(parts, opening, request.packed)
   const ciphertexts = required(request.ciphertexts)
   const opened = openElements(parts, opening, ciphertexts, request.keyEntries)

@@ -3,6 +3,7 @@
  * one lease and one native call for any number of messages.
  */
 import { assertUsable, type KmsKey } from '../kms/kms-key.ts'
+import { BatchAttributes } from './attributes.ts'
 import type { BatchResult, EncryptRequest } from './batch.ts'
 import {
   andThen,
@@ -15,7 +16,9 @@ import { measurePlaintexts, sealPlaintexts } from './seal.ts'
 
 export function encrypt(parts: EnvelopeParts, request: EncryptRequest): MaybePromise<BatchResult> {
   const keep = (): void => request.body.keep()
-  const kmsKey = authorizedKey(parts, request.principal, 'kms:Encrypt', request.key)
+  const { principal, key, context, origin } = request
+  const attributes = new BatchAttributes(context, key, origin)
+  const kmsKey = authorizedKey(parts, { principal, action: 'kms:Encrypt', key, attributes })
   return andThen(kmsKey, keep, (authorized) => encryptUnder(parts, request, authorized))
 }
 

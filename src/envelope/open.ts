@@ -32,6 +32,8 @@ export interface OpenBatchRequest {
   readonly principal: Principal
   /** What the caller must be allowed on every KMS key that is named. */
   readonly action: Action
+  /** Throws ACCESS_DENIED unless the caller is allowed it, and what goes with it, on this one. */
+  authorize(kmsKey: KmsKey): void
   readonly context: CanonicalContext
   readonly body: RequestBytes
 }
@@ -156,11 +158,11 @@ function namedKey(
   request: OpenBatchRequest,
   { keyEntry, cacheId }: NamedKeyEntry,
 ): MaybePromise<KmsKey> {
-  const { registry, dataKeys, authorize } = parts
+  const { registry, dataKeys } = parts
   const cachedUnder = dataKeys.kmsKeyIdOf(cacheId)
   const cached = cachedUnder === undefined ? undefined : registry.current(cachedUnder)
   if (cached !== undefined) {
-    authorize(request.principal, request.action, cached)
+    request.authorize(cached)
     return cached
   }
   const { wrappedKey } = decodeKeyEntry(keyEntry, 'DECRYPT_FAILED')
@@ -169,23 +171,23 @@ function namedKey(
 
 /** The KMS key of the 16 bytes that a ciphertext carries, authorised before anything about it is told. */
 export function authorizedKeyById(
-  { registry, authorize, absentKeyError }: EnvelopeParts,
-  { principal, action }: Pick<OpenBatchRequest, 'principal' | 'action'>,
+  { registry, authorizer }: EnvelopeParts,
+  request: OpenBatchRequest,
   kmsKeyId: Uint8Array,
 ): MaybePromise<KmsKey> {
   const known = registry.peekById(kmsKeyId)
   if (known !== undefined) {
-    authorize(principal, action, known)
+    request.authorize(known)
     return known
   }
   return registry.resolveById(Uint8Array.from(kmsKeyId)).then(
     (kmsKey) => {
-      authorize(principal, action, kmsKey)
+      request.authorize(kmsKey)
       return kmsKey
     },
     (error: unknown) => {
       const absent = error instanceof KeyfoldError && error.code === 'KMS_KEY_NOT_FOUND'
-      throw absent ? absentKeyError(principal, action) : error
+      throw absent ? authorizer.absentKeyError(request.principal, request.action) : error
     },
   )
 }

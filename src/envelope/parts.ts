@@ -5,10 +5,11 @@ import type { KeyMaterial, KeyStore } from '../key-stores/key-store.ts'
 import {
   assertUsable,
   type Action,
-  type Authorize,
+  type KeyAuthorizer,
   type KmsKey,
   type KmsKeyRegistry,
   type Principal,
+  type RequestAttributes,
 } from '../kms/kms-key.ts'
 import type { Pool } from '../pool/pool.ts'
 import type { SlotPool } from '../pool/slot.ts'
@@ -22,37 +23,40 @@ export interface EnvelopeParts {
   readonly keyStoreOf: (kmsKey: KmsKey) => KeyStore
   readonly pool: Pool
   readonly slots: SlotPool
-  readonly authorize: Authorize
-  /** What a caller is told whose key is not there: the same as for a forbidden one, unless they may see all. */
-  readonly absentKeyError: (principal: Principal, action: Action) => KeyfoldError
+  readonly authorizer: KeyAuthorizer
 }
 
 export type MaybePromise<T> = T | Promise<T>
 
+export interface KeyUse {
+  readonly principal: Principal
+  readonly action: Action
+  /** Key id, key ARN, alias or alias ARN. */
+  readonly key: string
+  readonly attributes: RequestAttributes
+}
+
 /** The KMS key of this name, authorised; the answer is at once where memory has it. */
 export function authorizedKey(
-  parts: EnvelopeParts,
-  principal: Principal,
-  action: Action,
-  reference: string,
+  { registry, authorizer }: EnvelopeParts,
+  { principal, action, key, attributes }: KeyUse,
 ): MaybePromise<KmsKey> {
-  const { registry, authorize, absentKeyError } = parts
   const refuse = (error: unknown): never => {
     const absent = error instanceof KeyfoldError && error.code === 'KMS_KEY_NOT_FOUND'
-    throw absent ? absentKeyError(principal, action) : error
+    throw absent ? authorizer.absentKeyError(principal, action) : error
   }
   const authorized = (kmsKey: KmsKey): KmsKey => {
-    authorize(principal, action, kmsKey)
+    authorizer.authorize(principal, action, kmsKey, attributes)
     return kmsKey
   }
   let kmsKey: KmsKey | undefined
   try {
-    kmsKey = registry.peek(reference)
+    kmsKey = registry.peek(key)
   } catch (error) {
     return refuse(error)
   }
   if (kmsKey !== undefined) return authorized(kmsKey)
-  return registry.resolve(reference).then(authorized, refuse)
+  return registry.resolve(key).then(authorized, refuse)
 }
 
 /** After an await: nothing is handed out under a KMS key whose disabling was acknowledged meanwhile. */

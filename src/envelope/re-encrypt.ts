@@ -16,6 +16,7 @@ import {
   WRAPPING_SUITE_XAES,
 } from '../format/wrapped-key.ts'
 import { assertUsable, type KmsKey } from '../kms/kms-key.ts'
+import { BatchAttributes } from './attributes.ts'
 import {
   HEAD_ROOM_BYTES,
   TAIL_ROOM_BYTES,
@@ -36,7 +37,13 @@ import {
   type OpenBatchRequest,
   type ScannedBatch,
 } from './open.ts'
-import { assertStillUsable, authorizedKey, currentMaterial, type EnvelopeParts } from './parts.ts'
+import {
+  assertStillUsable,
+  authorizedKey,
+  currentMaterial,
+  type EnvelopeParts,
+  type MaybePromise,
+} from './parts.ts'
 import { measurePlaintexts, sealPlaintexts } from './seal.ts'
 
 export async function reEncrypt(
@@ -44,13 +51,59 @@ export async function reEncrypt(
   request: ReEncryptRequest,
 ): Promise<BatchResult> {
   request.body.keep()
-  const target = await authorizedKey(parts, request.principal, 'kms:ReEncryptTo', request.key)
+  const target = await authorizedTarget(parts, request)
   assertUsable(target)
-  const opening = { ...request, action: 'kms:ReEncryptFrom' } as const
+  const opening: OpenBatchRequest = {
+    ...request,
+    action: 'kms:ReEncryptFrom',
+    authorize: (source) => authorizeBoth(parts, request, source, target),
+  }
   if (request.mode === 'fresh') return sealAnew(parts, request, opening, target)
   return request.packed === undefined
     ? rewrapElements(parts, request, opening, target)
     : rewrapPacked(parts, opening, request.packed, target)
+}
+
+/**
+ * Which keys the messages come from is not known yet, and a policy may read whether it is the same: here either
+ * answer does, and each source decides anew.
+ */
+async function authorizedTarget(parts: EnvelopeParts, request: ReEncryptRequest): Promise<KmsKey> {
+  const { principal, key } = request
+  const authorized = (sameKey: boolean): MaybePromise<KmsKey> => {
+    const { to: attributes } = attributesOf(request, sameKey)
+    return authorizedKey(parts, { principal, action: 'kms:ReEncryptTo', key, attributes })
+  }
+  try {
+    return await authorized(false)
+  } catch (error) {
+    if (!(error instanceof KeyfoldError && error.code === 'ACCESS_DENIED')) throw error
+    return authorized(true)
+  }
+}
+
+function authorizeBoth(
+  { authorizer, registry }: EnvelopeParts,
+  request: ReEncryptRequest,
+  source: KmsKey,
+  target: KmsKey,
+): void {
+  const { from, to } = attributesOf(request, source.id === target.id)
+  authorizer.authorize(request.principal, 'kms:ReEncryptFrom', source, from)
+  // Its policy may have changed since it was resolved.
+  const current = registry.current(target.id) ?? target
+  authorizer.authorize(request.principal, 'kms:ReEncryptTo', current, to)
+}
+
+function attributesOf(
+  { key, context, newContext, origin }: ReEncryptRequest,
+  sameKey: boolean,
+): { readonly from: BatchAttributes; readonly to: BatchAttributes } {
+  const parameters = { 'kms:ReEncryptOnSameKey': sameKey }
+  return {
+    from: new BatchAttributes(context, undefined, origin, parameters),
+    to: new BatchAttributes(newContext ?? context, key, origin, parameters),
+  }
 }
 
 // Fresh.

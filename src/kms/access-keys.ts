@@ -65,6 +65,7 @@ export class AccessKey {
   constructor(stored: StoredAccessKey, sealer: SecretSealer) {
     this.principal = {
       arn: stored.principalArn,
+      credential: 'access-key',
       tokenId: stored.id,
       actions: ['*'],
       keys: ['*'],

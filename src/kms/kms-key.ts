@@ -5,6 +5,7 @@
 import type { KeySpec, KeyUsage } from '../crypto/key-spec.ts'
 import { KeyfoldError } from '../errors.ts'
 import type { KeyMaterial } from '../key-stores/key-store.ts'
+import type { RequestParameter } from './policy/condition-keys.ts'
 
 /** AWS KMS's key states; Creating and Updating pass within one transaction here and are never seen. */
 export type KeyState =
@@ -87,34 +88,50 @@ export type Action =
   | 'keyfold:ReleaseMessageKey'
   | 'keyfold:ManageTokens'
   | 'keyfold:ManageAccessKeys'
+  | 'keyfold:ManageIdentityPolicies'
+  | 'keyfold:ExplainPolicy'
   | 'keyfold:Lock'
   | 'keyfold:ReadMetrics'
 
-/** Who sent a request, and what the token or access key that says so allows. */
+/** Who sent a request, by which credential, and what that lets through at most. */
 export interface Principal {
   /** `arn:aws:iam::ACCOUNT:user/NAME` or `…:role/NAME` or `…:root`. */
   readonly arn: string
+  /**
+   * Nothing beyond the lists below is allowed, whatever policies and grants say. Those of a token also allow by
+   * themselves, as an identity policy of the principal would; those of an access key only bound.
+   */
+  readonly credential: 'token' | 'access-key'
   /** Token id or access key id, for the log and for revocation; never the token or the secret. */
   readonly tokenId: string
-  /** Patterns with `*`, against actions. */
+  /** Patterns with `*` and `?`, against actions. */
   readonly actions: readonly string[]
-  /** `*`, key ids, key ARNs or patterns of ARNs with `*`. */
+  /** `*`, key ids, key ARNs or patterns of ARNs with `*` and `?`. They bound keys; aliases and the rest they leave. */
   readonly keys: readonly string[]
   readonly expiresAtMs: number | undefined
 }
 
-/** What a request says beside principal, action and key: condition keys of policies and constraints of grants read it. */
-export interface RequestAttributes {
-  /** The encryption context; undefined where the operation takes none. */
-  readonly encryptionContext: ReadonlyMap<string, string> | undefined
-  /** The alias that the request named the key by, kms:RequestAlias. */
-  readonly alias: string | undefined
+/** Where a request came from. */
+export interface RequestOrigin {
   /** The caller's address, aws:SourceIp. */
-  readonly sourceAddress: string | undefined
-  /** SHA-256 of each grant token, hex: a grant that was made a moment ago. */
-  readonly grantTokens: readonly string[]
-  /** Further condition keys of the operation, lower case: `kms:keyspec`, `kms:grantoperations`, … */
-  readonly others: ReadonlyMap<string, string | readonly string[] | boolean>
+  readonly sourceAddress?: string | undefined
+  /** Whether it came over TLS, aws:SecureTransport. */
+  readonly secureTransport?: boolean | undefined
+}
+
+/** What a request says beside principal, action and key: condition keys of policies and constraints of grants read it. */
+export interface RequestAttributes extends RequestOrigin {
+  /** The encryption context; undefined where the operation takes none. */
+  readonly encryptionContext?: ReadonlyMap<string, string> | undefined
+  /** The alias name (`alias/…`) that the request named the key by, kms:RequestAlias. */
+  readonly alias?: string | undefined
+  /** Tags that the request sets, aws:RequestTag and aws:TagKeys; the value of one that it removes is undefined. */
+  readonly tags?: ReadonlyMap<string, string | undefined> | undefined
+  /** The grant that CreateGrant would make, or that RetireGrant would end. */
+  readonly grant?:
+    Pick<Grant, 'granteePrincipal' | 'retiringPrincipal' | 'operations' | 'constraints'> | undefined
+  /** Parameters of the operation under the names of their condition keys. */
+  readonly parameters?: Readonly<Partial<Record<RequestParameter, string | number | boolean>>>
 }
 
 /**
@@ -135,11 +152,21 @@ export interface KmsKeyRegistry {
   onChange(listener: (kmsKeyId: string) => void): void
 }
 
-/**
- * Throws ACCESS_DENIED unless the principal may; called once per batch and key. It is asked before existence or
- * state of a key is told, so that the unauthorised see one answer for absent, disabled and forbidden keys.
- */
-export type Authorize = (principal: Principal, action: Action, kmsKey: KmsKey) => void
+/** What the data plane asks about keys; authorizer.ts answers. */
+export interface KeyAuthorizer {
+  /**
+   * Throws ACCESS_DENIED unless the principal may; called once per batch and key. It is asked before existence or
+   * state of a key is told, so that the unauthorised see one answer for absent, disabled and forbidden keys.
+   */
+  authorize(
+    principal: Principal,
+    action: Action,
+    kmsKey: KmsKey,
+    attributes: RequestAttributes,
+  ): void
+  /** What a caller is told whose key is not there: the same as for a forbidden one, unless they may use all. */
+  absentKeyError(principal: Principal, action: Action): KeyfoldError
+}
 
 /** Envelope encryption is for enabled symmetric keys. Throws what AWS KMS answers for others. */
 export function assertUsable({

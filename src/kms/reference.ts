@@ -52,6 +52,14 @@ export function parseKeyReference(
   return { kind: 'id', id, region: where }
 }
 
+/** `alias/NAME` of an alias or alias ARN, however the key was named; undefined of anything else. */
+export function aliasNameOf(reference: string): string | undefined {
+  if (reference.startsWith(ALIAS_PREFIX)) return reference
+  if (!reference.startsWith('arn:')) return undefined
+  const resource = reference.split(':').slice(5).join(':')
+  return resource.startsWith(ALIAS_PREFIX) ? resource : undefined
+}
+
 export function keyArn(id: string, { region, account }: Location): string {
   return `arn:aws:kms:${region}:${account}:key/${id}`
 }

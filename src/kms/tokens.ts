@@ -104,6 +104,7 @@ export class Tokens {
     if (stored.expiresAtMs !== null && stored.expiresAtMs <= Date.now()) return undefined
     return {
       arn: stored.principalArn,
+      credential: 'token',
       tokenId: id,
       actions: stored.actions,
       keys: stored.keys,

@@ -5,6 +5,7 @@
  */
 import type { RequestBytes } from '../envelope/batch.ts'
 import { KeyfoldError } from '../errors.ts'
+import type { RequestOrigin } from '../kms/kms-key.ts'
 import type { Slot, SlotPool } from '../pool/slot.ts'
 import type { Answer } from './answer.ts'
 import { STATUS_OK, type Header } from './http.ts'
@@ -54,10 +55,12 @@ export class Body implements RequestBytes {
   }
 }
 
-export class Exchange {
+export class Exchange implements RequestOrigin {
   readonly #response: HttpResponse
+  readonly secureTransport: boolean
   readonly #bodiless: boolean
   readonly #onOver: () => void
+  #sourceAddress: string | undefined
   /** Set when the caller went away, or the answer is out: the response must not be touched any more. */
   #gone = false
   #onGone: (() => void) | undefined
@@ -65,9 +68,14 @@ export class Exchange {
   /** `over` is called once, when the last byte is out or the caller is gone. */
   constructor(
     response: HttpResponse,
-    options: { readonly method: string; readonly over: () => void },
+    options: {
+      readonly method: string
+      readonly secureTransport: boolean
+      readonly over: () => void
+    },
   ) {
     this.#response = response
+    this.secureTransport = options.secureTransport
     // An answer to HEAD has no body, or it would be read as the next answer (RFC 9110 §9.3.2).
     this.#bodiless = options.method === 'head'
     this.#onOver = options.over
@@ -82,6 +90,18 @@ export class Exchange {
   #end(): void {
     this.#gone = true
     this.#onOver()
+  }
+
+  /**
+   * Asked for only when a policy reads it. Throws ABORTED when it is too late to ask: without an address, a policy
+   * that denies some would let them pass.
+   */
+  get sourceAddress(): string {
+    if (this.#sourceAddress === undefined) {
+      if (this.#gone) throw new KeyfoldError('ABORTED')
+      this.#sourceAddress = addressText(this.#response.getRemoteAddress())
+    }
+    return this.#sourceAddress
   }
 
   /**
@@ -184,6 +204,21 @@ export class Exchange {
     response.onWritable(() => pump())
     pump()
   }
+}
+
+/** `::ffff:0:0/96`: what an IPv4 caller looks like on a socket that takes both (RFC 4291 §2.5.5.2). */
+const IPV4_MAPPED = Buffer.from('00000000000000000000ffff', 'hex')
+
+/** Four or sixteen bytes as text that policies compare. */
+export function addressText(address: ArrayBuffer): string {
+  const bytes = Buffer.from(address)
+  const mapped = bytes.length === 16 && bytes.subarray(0, 12).equals(IPV4_MAPPED)
+  if (bytes.length === 4 || mapped) return [...bytes.subarray(-4)].join('.')
+  const groups = Array.from({ length: bytes.length / 2 }, (_, i) =>
+    bytes.readUInt16BE(2 * i).toString(16),
+  )
+  // The shortest spelling, RFC 5952, is what a URL has.
+  return new URL(`http://[${groups.join(':')}]`).hostname.slice(1, -1)
 }
 
 function tooLarge(bytesMax: number): KeyfoldError {

@@ -7,15 +7,16 @@ import { KeyfoldError } from '../errors.ts'
 import { malformed, type PlainValue, type Value } from '../format/msgpack.ts'
 import * as limits from '../limits.ts'
 import type { AccessKeyRecord } from '../kms/access-keys.ts'
-import { absentKeyError, authorize, authorizeService } from '../kms/authorize.ts'
-import type { Action, KmsKey, Principal } from '../kms/kms-key.ts'
+import type { Action, KmsKey, Principal, RequestAttributes, RequestOrigin } from '../kms/kms-key.ts'
 import { metadataOf } from '../kms/kms.ts'
 import type { Page } from '../kms/parts.ts'
+import { aliasNameOf } from '../kms/reference.ts'
 import type { TokenRecord } from '../kms/tokens.ts'
 
 export interface ManagementRequest {
   readonly engine: Engine
   readonly principal: Principal
+  readonly origin: RequestOrigin
   /** What stands for `:name` in the path, decoded. */
   readonly name: string
   readonly query: URLSearchParams
@@ -24,47 +25,61 @@ export interface ManagementRequest {
 
 export type ManagementHandler = (request: ManagementRequest) => Promise<PlainValue>
 
-export const createKey: ManagementHandler = async ({ engine, principal, fields }) => {
-  authorizeService(principal, 'kms:CreateKey')
+export const createKey: ManagementHandler = async (request) => {
+  const { engine, fields } = request
+  const tags = optionalTexts(fields, 'tags')
+  authorizeService(request, 'kms:CreateKey', { tags, parameters: NEW_KEY })
   const alias = optionalText(fields, 'alias')
-  if (alias !== undefined) authorizeService(principal, 'kms:CreateAlias')
+  if (tags !== undefined) authorizeService(request, 'kms:TagResource', { tags })
+  if (alias !== undefined) authorizeAlias(request, 'kms:CreateAlias', alias)
   return describe(
     await engine.kms.createKey({
       description: optionalText(fields, 'description'),
       alias,
-      tags: optionalTexts(fields, 'tags'),
+      tags,
     }),
   )
 }
 
-export const listKeys: ManagementHandler = async ({ engine, principal, query }) => {
-  authorizeService(principal, 'kms:ListKeys')
-  return page('keys', await engine.kms.listKeys(pageRequest(query)))
+/** What every key is that is created here, as conditions on kms:CreateKey read it. */
+const NEW_KEY: RequestAttributes['parameters'] & object = {
+  'kms:BypassPolicyLockoutSafetyCheck': false,
+  'kms:KeyOrigin': 'AWS_KMS',
+  'kms:KeySpec': 'SYMMETRIC_DEFAULT',
+  'kms:KeyUsage': 'ENCRYPT_DECRYPT',
+  'kms:MultiRegion': false,
 }
 
+export const listKeys: ManagementHandler = async (request) => {
+  authorizeService(request, 'kms:ListKeys')
+  return page('keys', await request.engine.kms.listKeys(pageRequest(request.query)))
+}
+
+// Operations go on with the id that was authorised: an alias may have moved meanwhile.
+
 export const describeKey: ManagementHandler = async (request) => {
-  await authorizeKey(request, 'kms:DescribeKey', request.name)
-  return describe(await request.engine.kms.describeKey(request.name))
+  const { arn } = await authorizeKey(request, 'kms:DescribeKey', request.name)
+  return describe(await request.engine.kms.describeKey(arn))
 }
 
 export const enableKey: ManagementHandler = async (request) => {
-  await authorizeKey(request, 'kms:EnableKey', request.name)
-  return describe(await request.engine.kms.enableKey(request.name))
+  const { arn } = await authorizeKey(request, 'kms:EnableKey', request.name)
+  return describe(await request.engine.kms.enableKey(arn))
 }
 
 export const disableKey: ManagementHandler = async (request) => {
-  await authorizeKey(request, 'kms:DisableKey', request.name)
-  return describe(await request.engine.kms.disableKey(request.name))
+  const { arn } = await authorizeKey(request, 'kms:DisableKey', request.name)
+  return describe(await request.engine.kms.disableKey(arn))
 }
 
 export const rotateKey: ManagementHandler = async (request) => {
-  await authorizeKey(request, 'kms:RotateKeyOnDemand', request.name)
-  return describe(await request.engine.kms.rotations.rotateOnDemand(request.name))
+  const { arn } = await authorizeKey(request, 'kms:RotateKeyOnDemand', request.name)
+  return describe(await request.engine.kms.rotations.rotateOnDemand(arn))
 }
 
 export const listAliases: ManagementHandler = async (request) => {
-  const { engine, principal, query } = request
-  authorizeService(principal, 'kms:ListAliases')
+  const { engine, query } = request
+  authorizeService(request, 'kms:ListAliases')
   const key = query.get('key') ?? undefined
   if (key !== undefined) await authorizeKey(request, 'kms:ListAliases', key)
   const { items, nextMarker } = await engine.kms.aliases.list({ ...pageRequest(query), key })
@@ -76,14 +91,17 @@ export const listAliases: ManagementHandler = async (request) => {
 
 export const createAlias: ManagementHandler = async (request) => {
   const key = text(request.fields, 'key')
+  const alias = text(request.fields, 'alias')
+  authorizeAlias(request, 'kms:CreateAlias', alias)
   await authorizeKey(request, 'kms:CreateAlias', key)
-  await request.engine.kms.aliases.create(text(request.fields, 'alias'), key)
+  await request.engine.kms.aliases.create(alias, key)
   return {}
 }
 
-/** Both keys are asked for: whoever moves an alias takes it from one and gives it to the other. */
+/** The alias and both keys are asked for: whoever moves an alias takes it from one and gives it to the other. */
 export const updateAlias: ManagementHandler = async (request) => {
   const key = text(request.fields, 'key')
+  authorizeAlias(request, 'kms:UpdateAlias', request.name)
   await authorizeKey(request, 'kms:UpdateAlias', request.name)
   await authorizeKey(request, 'kms:UpdateAlias', key)
   await request.engine.kms.aliases.update(request.name, key)
@@ -91,18 +109,20 @@ export const updateAlias: ManagementHandler = async (request) => {
 }
 
 export const deleteAlias: ManagementHandler = async (request) => {
+  authorizeAlias(request, 'kms:DeleteAlias', request.name)
   await authorizeKey(request, 'kms:DeleteAlias', request.name)
   await request.engine.kms.aliases.delete(request.name)
   return {}
 }
 
-export const listTokens: ManagementHandler = async ({ engine, principal }) => {
-  authorizeService(principal, 'keyfold:ManageTokens')
-  return { tokens: engine.tokens.list().map(describeToken) }
+export const listTokens: ManagementHandler = async (request) => {
+  authorizeService(request, 'keyfold:ManageTokens')
+  return { tokens: request.engine.tokens.list().map(describeToken) }
 }
 
-export const createToken: ManagementHandler = async ({ engine, principal, fields }) => {
-  authorizeService(principal, 'keyfold:ManageTokens')
+export const createToken: ManagementHandler = async (request) => {
+  authorizeService(request, 'keyfold:ManageTokens')
+  const { engine, fields } = request
   const { token, record } = await engine.tokens.create({
     name: text(fields, 'name'),
     principalArn: optionalText(fields, 'principal'),
@@ -113,19 +133,20 @@ export const createToken: ManagementHandler = async ({ engine, principal, fields
   return { tokenId: record.tokenId, token }
 }
 
-export const revokeToken: ManagementHandler = async ({ engine, principal, name }) => {
-  authorizeService(principal, 'keyfold:ManageTokens')
-  await engine.tokens.revoke(name)
+export const revokeToken: ManagementHandler = async (request) => {
+  authorizeService(request, 'keyfold:ManageTokens')
+  await request.engine.tokens.revoke(request.name)
   return {}
 }
 
-export const listAccessKeys: ManagementHandler = async ({ engine, principal }) => {
-  authorizeService(principal, 'keyfold:ManageAccessKeys')
-  return { accessKeys: engine.accessKeys.list().map(describeAccessKey) }
+export const listAccessKeys: ManagementHandler = async (request) => {
+  authorizeService(request, 'keyfold:ManageAccessKeys')
+  return { accessKeys: request.engine.accessKeys.list().map(describeAccessKey) }
 }
 
-export const createAccessKey: ManagementHandler = async ({ engine, principal, fields }) => {
-  authorizeService(principal, 'keyfold:ManageAccessKeys')
+export const createAccessKey: ManagementHandler = async (request) => {
+  authorizeService(request, 'keyfold:ManageAccessKeys')
+  const { engine, fields } = request
   const { secretAccessKey, sessionToken, record } = await engine.accessKeys.create({
     principalArn: text(fields, 'principal'),
     temporary: optionalBoolean(fields, 'temporary'),
@@ -134,15 +155,15 @@ export const createAccessKey: ManagementHandler = async ({ engine, principal, fi
   return { accessKeyId: record.accessKeyId, secretAccessKey, sessionToken }
 }
 
-export const revokeAccessKey: ManagementHandler = async ({ engine, principal, name }) => {
-  authorizeService(principal, 'keyfold:ManageAccessKeys')
-  await engine.accessKeys.revoke(name)
+export const revokeAccessKey: ManagementHandler = async (request) => {
+  authorizeService(request, 'keyfold:ManageAccessKeys')
+  await request.engine.accessKeys.revoke(request.name)
   return {}
 }
 
-export const lock: ManagementHandler = async ({ engine, principal }) => {
-  authorizeService(principal, 'keyfold:Lock')
-  engine.lock()
+export const lock: ManagementHandler = async (request) => {
+  authorizeService(request, 'keyfold:Lock')
+  request.engine.lock()
   return { locked: true }
 }
 
@@ -167,18 +188,42 @@ export const describeLimits: ManagementHandler = async ({ engine }) => {
   }
 }
 
+export function authorizeService(
+  { engine, principal, origin }: ManagementRequest,
+  action: Action,
+  attributes: RequestAttributes = {},
+): void {
+  engine.authorizer.authorizeService(principal, action, { ...origin, ...attributes })
+}
+
+function authorizeAlias(
+  { engine, principal, origin }: ManagementRequest,
+  action: Action,
+  alias: string,
+): void {
+  // An alias ARN names the same alias.
+  const name = aliasNameOf(alias) ?? alias
+  engine.authorizer.authorizeAlias(principal, action, name, origin)
+}
+
 /** An alias that is not there looks like one of a forbidden key, unless the caller may see every key. */
-async function authorizeKey(
-  { engine, principal }: ManagementRequest,
+export async function authorizeKey(
+  { engine, principal, origin }: ManagementRequest,
   action: Action,
   reference: string,
-): Promise<void> {
+  attributes: RequestAttributes = {},
+): Promise<KmsKey> {
+  const { authorizer, kms } = engine
+  let kmsKey: KmsKey
   try {
-    authorize(principal, action, await engine.kms.registry.resolve(reference))
+    kmsKey = await kms.registry.resolve(reference)
   } catch (error) {
     const absent = error instanceof KeyfoldError && error.code === 'KMS_KEY_NOT_FOUND'
-    throw absent ? absentKeyError(principal, action) : error
+    throw absent ? authorizer.absentKeyError(principal, action) : error
   }
+  const alias = aliasNameOf(reference)
+  authorizer.authorize(principal, action, kmsKey, { ...origin, alias, ...attributes })
+  return kmsKey
 }
 
 function describe(kmsKey: KmsKey): PlainValue {

@@ -19,7 +19,7 @@ import {
   type EncryptFields,
   type OperationName,
 } from '../format/requests.ts'
-import type { Principal } from '../kms/kms-key.ts'
+import type { Principal, RequestOrigin } from '../kms/kms-key.ts'
 import type { SlotPool } from '../pool/slot.ts'
 import {
   encodeDataKeys,
@@ -36,6 +36,7 @@ export type MaybePromise<T> = T | Promise<T>
 
 interface OperationRequest {
   readonly principal: Principal
+  readonly origin: RequestOrigin
   readonly body: Body
   /** Where the request's map lies in the body. */
   readonly offset: number
@@ -77,14 +78,18 @@ export class Operations {
   }
 
   /** Operations one after the other, so that a request holds one result at a time; failures stand in their place. */
-  async runBatch(principal: Principal, body: Body, requestId: string): Promise<Answer> {
+  async runBatch(
+    request: Pick<OperationRequest, 'principal' | 'origin' | 'body'>,
+    requestId: string,
+  ): Promise<Answer> {
+    const { body } = request
     body.keep()
     const operations = decodeBatchRequest(body.bytes)
     const answers: Answer[] = []
     try {
       for (const { op, offset, end } of operations) {
         try {
-          answers.push(await this.run(op, { principal, body, offset, end }))
+          answers.push(await this.run(op, { ...request, offset, end }))
         } catch (error) {
           if (!(error instanceof KeyfoldError)) throw error
           answers.push(encodeError(error.code, error.message, requestId))
@@ -96,7 +101,7 @@ export class Operations {
     }
   }
 
-  #encrypt({ principal, body, offset, end }: OperationRequest): MaybePromise<Answer> {
+  #encrypt({ principal, origin, body, offset, end }: OperationRequest): MaybePromise<Answer> {
     const known = offset === 0 ? this.#encryptHeads.find(body.bytes) : undefined
     let fields: KnownEncrypt
     if (known === undefined) {
@@ -108,6 +113,7 @@ export class Operations {
     }
     const result = this.#envelope.encrypt({
       principal,
+      origin,
       key: fields.key,
       context: fields.context,
       form: fields.form,
@@ -121,7 +127,7 @@ export class Operations {
     return this.#answer(result, encodeEncrypted)
   }
 
-  #decrypt({ principal, body, offset, end }: OperationRequest): MaybePromise<Answer> {
+  #decrypt({ principal, origin, body, offset, end }: OperationRequest): MaybePromise<Answer> {
     const known = offset === 0 ? this.#decryptHeads.find(body.bytes) : undefined
     let fields: KnownDecrypt
     if (known === undefined) {
@@ -133,6 +139,7 @@ export class Operations {
     }
     const result = this.#envelope.decrypt({
       principal,
+      origin,
       context: fields.context,
       body,
       ciphertexts:
@@ -145,11 +152,12 @@ export class Operations {
     return this.#answer(result, encodeDecrypted)
   }
 
-  #reEncrypt({ principal, body, offset, end }: OperationRequest): Promise<Answer> {
+  #reEncrypt({ principal, origin, body, offset, end }: OperationRequest): Promise<Answer> {
     const fields = decodeReEncryptRequest(body.bytes, offset, end)
     const { key, mode, suite, ciphertexts, packed, keyEntries, newContext } = fields
     const result = this.#envelope.reEncrypt({
       principal,
+      origin,
       key,
       mode,
       suite,
@@ -163,10 +171,11 @@ export class Operations {
     return result.then((done) => encodeReEncrypted(done, this.#slots))
   }
 
-  async #dataKeys({ principal, body, offset, end }: OperationRequest): Promise<Answer> {
+  async #dataKeys({ principal, origin, body, offset, end }: OperationRequest): Promise<Answer> {
     const { key, context, count, plaintext } = decodeDataKeysRequest(body.bytes, offset, end)
     const { keyId, dataKeys } = await this.#envelope.dataKeys({
       principal,
+      origin,
       key,
       context: this.#canonical(context),
       count,

@@ -6,9 +6,9 @@ import type { Engine } from '../engine.ts'
 import { KeyfoldError } from '../errors.ts'
 import { decodeValue, malformed, type PlainValue, type Value } from '../format/msgpack.ts'
 import { jsonToMsgpack } from '../format/json.ts'
-import { authorizeService } from '../kms/authorize.ts'
-import type { Principal } from '../kms/kms-key.ts'
+import type { Principal, RequestOrigin } from '../kms/kms-key.ts'
 import { encodeAnswer, encodeError, encodeJson, encodeText, type Answer } from './answer.ts'
+import { AwsDoor, AWS_JSON_TYPE, AWS_REQUEST_BYTES_MAX, type AwsAnswer } from './aws/door.ts'
 import { Exchange, type Body } from './exchange.ts'
 import {
   decodePathParameter,
@@ -94,6 +94,7 @@ export class Server {
   readonly #operations: Operations
   readonly #metrics: Metrics
   readonly #webSockets: WebSockets
+  readonly #aws: AwsDoor
   readonly #requestIds: string
   #requests = 0
   /** Exchanges whose last byte is not out, and operations that run, also for a caller who is gone. */
@@ -108,6 +109,7 @@ export class Server {
     this.#operations = new Operations(engine)
     this.#metrics = new Metrics(engine)
     this.#requestIds = `${Date.now().toString(36)}-${process.pid.toString(36)}`
+    this.#aws = new AwsDoor(engine, (error, requestId) => void this.#knownError(error, requestId))
     this.#webSockets = new WebSockets({
       slots: engine.slots,
       log,
@@ -118,9 +120,10 @@ export class Server {
         this.#authenticate(response, authorization)
       },
       refuse: (response, error) => void this.#sendError(this.#open(response, 'get'), error, true),
-      run: (op, authorization, body) => {
+      secureTransport: this.#secureTransport,
+      run: (op, authorization, body, origin) => {
         if (this.#draining) throw new KeyfoldError('SHUTTING_DOWN')
-        return this.#run(op, this.#principals.authenticate(authorization), body)
+        return this.#run(op, this.#principals.authenticate(authorization), body, origin)
       },
       failed: (error) => {
         const requestId = this.#nextRequestId()
@@ -148,10 +151,15 @@ export class Server {
       }
     }
     this.#webSockets.register(app)
-    const texts: Readonly<Record<string, (head: RequestHead) => MaybePromise<string>>> = {
+    paths.add('/')
+    const awsFigures = this.#metrics.route('/')
+    app.post('/', (response, request) => this.#serveAws(response, request, awsFigures))
+    const texts: Readonly<
+      Record<string, (head: RequestHead, origin: RequestOrigin) => MaybePromise<string>>
+    > = {
       '/healthz': () => 'ok\n',
       '/readyz': () => this.#ready(),
-      '/metrics': (head) => this.#metricsFor(head),
+      '/metrics': (head, origin) => this.#metricsFor(head, origin),
     }
     for (const [path, text] of Object.entries(texts)) {
       paths.add(path)
@@ -191,7 +199,11 @@ export class Server {
 
   #open(response: HttpResponse, method: string): Exchange {
     this.#begin()
-    return new Exchange(response, { method, over: () => this.#end() })
+    return new Exchange(response, {
+      method,
+      secureTransport: this.#secureTransport,
+      over: () => this.#end(),
+    })
   }
 
   #serveOperation(
@@ -201,8 +213,9 @@ export class Server {
     figures: RouteFigures,
   ): void {
     const head = readHead(request)
-    this.#serve(response, head, this.#engine.config.requestBytesMax, figures, (principal, body) =>
-      this.#run(op, principal, body),
+    const { requestBytesMax } = this.#engine.config
+    this.#serve(response, head, requestBytesMax, figures, (principal, body, origin) =>
+      this.#run(op, principal, body, origin),
     )
   }
 
@@ -210,11 +223,12 @@ export class Server {
     op: Extract<Route, { kind: 'operation' }>['op'],
     principal: Principal,
     body: Body,
+    origin: RequestOrigin,
   ): MaybePromise<Answer> {
     if (this.#engine.locked) throw new KeyfoldError('LOCKED')
     return op === 'batch'
-      ? this.#operations.runBatch(principal, body, this.#nextRequestId())
-      : this.#operations.run(op, { principal, body, offset: 0, end: body.bytes.length })
+      ? this.#operations.runBatch({ principal, origin, body }, this.#nextRequestId())
+      : this.#operations.run(op, { principal, origin, body, offset: 0, end: body.bytes.length })
   }
 
   #serveManagement(
@@ -226,7 +240,11 @@ export class Server {
     const head = readHead(request)
     const query = new URLSearchParams(request.getQuery() ?? '')
     const parameter = route.path.includes(':') ? (request.getParameter(0) ?? '') : ''
-    const run = async (principal: Principal, body: Body): Promise<Answer> => {
+    const run = async (
+      principal: Principal,
+      body: Body,
+      { sourceAddress, secureTransport }: RequestOrigin,
+    ): Promise<Answer> => {
       if (this.#engine.locked && route.whenLocked !== true) throw new KeyfoldError('LOCKED')
       const fields = body.bytes.length === 0 ? NO_FIELDS : decodeValue(Uint8Array.from(body.bytes))
       if (!(fields instanceof Map)) throw malformed('request', 'a map is needed')
@@ -238,6 +256,7 @@ export class Server {
       const value: PlainValue = await route.handler({
         engine: this.#engine,
         principal,
+        origin: { sourceAddress, secureTransport },
         name: decodePathParameter(parameter),
         query,
         fields,
@@ -247,13 +266,51 @@ export class Server {
     this.#serve(response, head, MANAGEMENT_BYTES_MAX, figures, run)
   }
 
+  /** The AWS protocol signs what it sends: who asks is known when the whole body is there. */
+  #serveAws(response: HttpResponse, request: HttpRequest, figures: RouteFigures): void {
+    const startedMs = performance.now()
+    const { method, announcedBytes } = readHead(request)
+    const exchange = this.#open(response, method)
+    const target = {
+      method: 'POST',
+      path: request.getUrl(),
+      query: request.getQuery() ?? '',
+      header: (name: string) => request.getHeader(name),
+    }
+    const head = this.#aws.read(target, exchange, () => {
+      this.#requireCertificate(response)
+      if (this.#draining) throw new KeyfoldError('SHUTTING_DOWN')
+    })
+    const send = ({ status, requestId, body }: AwsAnswer): void => {
+      const headers: Header[] = [['x-amzn-RequestId', requestId]]
+      exchange.send(statusLine(status), AWS_JSON_TYPE, encodeText(body), headers)
+      figures.count(status, performance.now() - startedMs)
+    }
+    const received = (body: Body): void => {
+      this.#begin()
+      const bytes = Uint8Array.from(body.bytes)
+      body.release()
+      this.#aws
+        .answer(head, bytes)
+        .then(send)
+        .finally(() => {
+          // Plaintext may have stood in it.
+          bytes.fill(0)
+          this.#end()
+        })
+        .catch((error: unknown) => this.#log.error(error))
+    }
+    const refused = (error: KeyfoldError): void => send(this.#aws.refuse(error))
+    exchange.receive(this.#engine.slots, AWS_REQUEST_BYTES_MAX, announcedBytes, received, refused)
+  }
+
   /** Authenticate, receive, run, answer: the one way through for every route. */
   #serve(
     response: HttpResponse,
     head: RequestHead,
     bytesMax: number,
     figures: RouteFigures,
-    run: (principal: Principal, body: Body) => MaybePromise<Answer>,
+    run: (principal: Principal, body: Body, origin: RequestOrigin) => MaybePromise<Answer>,
   ): void {
     const startedMs = performance.now()
     const exchange = this.#open(response, head.method)
@@ -293,7 +350,7 @@ export class Server {
       let answer: MaybePromise<Answer>
       try {
         if (json && body.bytes.length > 0) body.replace(jsonToMsgpack(body.bytes))
-        answer = run(principal, body)
+        answer = run(principal, body, exchange)
       } catch (error) {
         over()
         fail(error)
@@ -372,13 +429,13 @@ export class Server {
   async #serveText(
     response: HttpResponse,
     request: HttpRequest,
-    text: (head: RequestHead) => MaybePromise<string>,
+    text: (head: RequestHead, origin: RequestOrigin) => MaybePromise<string>,
   ): Promise<void> {
     const head = readHead(request)
     const exchange = this.#open(response, head.method)
     try {
       this.#requireCertificate(response)
-      exchange.send(STATUS_OK, TEXT_TYPE, encodeText(await text(head)))
+      exchange.send(STATUS_OK, TEXT_TYPE, encodeText(await text(head, exchange)))
     } catch (error) {
       this.#sendError(exchange, error, true)
     }
@@ -391,9 +448,14 @@ export class Server {
   }
 
   /** Counts tell what is done with which load, so they are for callers with keyfold:ReadMetrics. */
-  #metricsFor({ authorization }: RequestHead): Promise<string> {
-    authorizeService(this.#principals.authenticate(authorization), 'keyfold:ReadMetrics')
+  #metricsFor({ authorization }: RequestHead, origin: RequestOrigin): Promise<string> {
+    const principal = this.#principals.authenticate(authorization)
+    this.#engine.authorizer.authorizeService(principal, 'keyfold:ReadMetrics', origin)
     return this.#metrics.text()
+  }
+
+  get #secureTransport(): boolean {
+    return this.#engine.config.tls !== undefined
   }
 
   #nextRequestId(): string {

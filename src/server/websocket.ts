@@ -14,9 +14,10 @@ import {
   type FrameHeader,
 } from '../format/frame.ts'
 import type { OperationName } from '../format/requests.ts'
+import type { RequestOrigin } from '../kms/kms-key.ts'
 import type { SlotPool } from '../pool/slot.ts'
 import type { Answer } from './answer.ts'
-import { Body } from './exchange.ts'
+import { addressText, Body } from './exchange.ts'
 import type { Log } from './log.ts'
 import type { RouteFigures } from './metrics.ts'
 import type { MaybePromise } from './operations.ts'
@@ -36,11 +37,17 @@ export interface WebSocketService {
   readonly log: Log
   readonly bytesMax: number
   readonly figures: RouteFigures
+  readonly secureTransport: boolean
   /** Throws where no connection may be opened. */
   admit(response: HttpResponse, authorization: string): void
   refuse(response: HttpResponse, error: unknown): void
   /** Asks for each frame who sends it: a connection outlives tokens. */
-  run(op: OperationName | 'batch', authorization: string, body: Body): MaybePromise<Answer>
+  run(
+    op: OperationName | 'batch',
+    authorization: string,
+    body: Body,
+    origin: RequestOrigin,
+  ): MaybePromise<Answer>
   /** The answer that stands for an error. */
   failed(error: unknown): { readonly status: number; readonly answer: Answer }
   /** Around everything that a drain waits for. */
@@ -50,6 +57,7 @@ export interface WebSocketService {
 
 interface Connection {
   readonly authorization: string
+  readonly origin: RequestOrigin
   /** Operations that run. */
   running: number
   /** Answers in the order in which they leave; the first was handed to the socket, which has not taken all of it. */
@@ -87,8 +95,10 @@ export class WebSockets {
           service.refuse(response, error)
           return
         }
+        const sourceAddress = addressText(response.getRemoteAddress())
+        const origin = { sourceAddress, secureTransport: service.secureTransport }
         response.upgrade<Connection>(
-          { authorization, running: 0, unsent: [], closed: false },
+          { authorization, origin, running: 0, unsent: [], closed: false },
           request.getHeader('sec-websocket-key'),
           request.getHeader('sec-websocket-protocol'),
           request.getHeader('sec-websocket-extensions'),
@@ -147,7 +157,7 @@ export class WebSockets {
           `${WINDOW_MAX} requests are under way on this connection`,
         )
       }
-      answer = service.run(op, connection.authorization, body)
+      answer = service.run(op, connection.authorization, body, connection.origin)
     } catch (error) {
       body.release()
       fail(error)

@@ -91,7 +91,7 @@ describe.each(implementations)('sealing on $implementation', (crypto) => {
     const wrong = [other.seal(place, secret), Buffer.concat([sealed, Buffer.from([0])])]
     other.lock()
     const store = withRoot(rootKey, (root) => new LocalKeyStore(crypto, root))
-    wrong.push(await store.createKeyMaterial(randomBytes(16), 1))
+    wrong.push((await store.createKeyMaterial(randomBytes(16), 1, 'SYMMETRIC_DEFAULT')).stored)
     await store.close()
     for (let at = 0; at < sealed.length; at++) {
       wrong.push(sealed.subarray(0, at))

@@ -153,6 +153,7 @@ describe('an access key', () => {
     const { record } = await accessKeys.create({ principalArn: USER })
     expect(accessKeys.find(record.accessKeyId)?.principal).toEqual({
       arn: USER,
+      credential: 'access-key',
       tokenId: record.accessKeyId,
       actions: ['*'],
       keys: ['*'],

@@ -292,7 +292,8 @@ describe('refusals', () => {
         [403, 'ACCESS_DENIED'],
         [404, 'KMS_KEY_NOT_FOUND'],
         [404, 'ROUTE_NOT_FOUND'],
-        [404, 'ROUTE_NOT_FOUND'],
+        // The AWS protocol's door, which takes POST.
+        [405, 'METHOD_NOT_ALLOWED'],
         [405, 'METHOD_NOT_ALLOWED'],
       ])
       for (const got of answers) {

@@ -17,6 +17,7 @@ export const ALIAS_OPERATIONS: readonly Operation[] = [
     'CreateAlias',
     { AliasName: required(aliasName), TargetKeyId: required(targetKeyId) },
     async (call, input) => {
+      call.authorizeAlias('kms:CreateAlias', input.AliasName)
       const kmsKey = await target(call, input.TargetKeyId, 'kms:CreateAlias')
       await call.engine.kms.aliases.create(input.AliasName, kmsKey.arn)
       return {}
@@ -26,6 +27,7 @@ export const ALIAS_OPERATIONS: readonly Operation[] = [
     'UpdateAlias',
     { AliasName: required(aliasName), TargetKeyId: required(targetKeyId) },
     async (call, input) => {
+      call.authorizeAlias('kms:UpdateAlias', input.AliasName)
       const kmsKey = await target(call, input.TargetKeyId, 'kms:UpdateAlias')
       await call.key(input.AliasName, 'kms:UpdateAlias')
       await call.engine.kms.aliases.update(input.AliasName, kmsKey.arn)
@@ -33,6 +35,7 @@ export const ALIAS_OPERATIONS: readonly Operation[] = [
     },
   ),
   free('DeleteAlias', { AliasName: required(aliasName) }, async (call, input) => {
+    call.authorizeAlias('kms:DeleteAlias', input.AliasName)
     await call.key(input.AliasName, 'kms:DeleteAlias')
     await call.engine.kms.aliases.delete(input.AliasName, call.region)
     return {}

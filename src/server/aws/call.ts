@@ -4,11 +4,14 @@
  */
 import type { Engine } from '../../engine.ts'
 import { KeyfoldError } from '../../errors.ts'
-import { absentKeyError, authorize, authorizeService } from '../../kms/authorize.ts'
-import type { Action, KmsKey, Principal, RequestAttributes } from '../../kms/kms-key.ts'
-
-/** What an operation says of its request to policies and grants. */
-export type Attributes = Partial<RequestAttributes>
+import type {
+  Action,
+  KmsKey,
+  Principal,
+  RequestAttributes,
+  RequestOrigin,
+} from '../../kms/kms-key.ts'
+import { aliasNameOf } from '../../kms/reference.ts'
 
 export interface CallOrigin {
   readonly engine: Engine
@@ -16,7 +19,7 @@ export interface CallOrigin {
   /** Of the request's credential scope: what is named by no ARN is looked for here. */
   readonly region: string
   readonly requestId: string
-  readonly sourceAddress: string | undefined
+  readonly origin: RequestOrigin
 }
 
 export class Call {
@@ -24,32 +27,33 @@ export class Call {
   readonly principal: Principal
   readonly region: string
   readonly requestId: string
-  readonly sourceAddress: string | undefined
+  readonly origin: RequestOrigin
   /** What the record of this call names. */
   readonly keyArns: string[] = []
   /** The first one that it brought, as its record tells it. */
   encryptionContext: ReadonlyMap<string, string> | undefined
 
-  constructor({ engine, principal, region, requestId, sourceAddress }: CallOrigin) {
+  constructor({ engine, principal, region, requestId, origin }: CallOrigin) {
     this.engine = engine
     this.principal = principal
     this.region = region
     this.requestId = requestId
-    this.sourceAddress = sourceAddress
+    this.origin = origin
   }
 
   /** The key of this name, if the caller may do this with it. Throws ACCESS_DENIED, KMS_KEY_NOT_FOUND. */
-  async key(reference: string, action: Action, attributes: Attributes = {}): Promise<KmsKey> {
+  async key(
+    reference: string,
+    action: Action,
+    attributes: RequestAttributes = {},
+  ): Promise<KmsKey> {
     let kmsKey: KmsKey
     try {
       kmsKey = await this.engine.kms.registry.resolve(reference, this.region)
     } catch (error) {
       throw this.#absent(error, action, `Key '${reference}' does not exist`)
     }
-    const alias = reference.includes('alias/')
-      ? reference.slice(reference.indexOf('alias/'))
-      : undefined
-    this.authorize(action, kmsKey, { alias, ...attributes })
+    this.authorize(action, kmsKey, { alias: aliasNameOf(reference), ...attributes })
     return kmsKey
   }
 
@@ -57,7 +61,7 @@ export class Call {
   async keyOfCiphertext(
     idBytes: Uint8Array,
     action: Action,
-    attributes: Attributes = {},
+    attributes: RequestAttributes = {},
   ): Promise<KmsKey> {
     try {
       const kmsKey = await this.engine.kms.registry.resolveById(idBytes, this.region)
@@ -70,20 +74,33 @@ export class Call {
     }
   }
 
-  authorize(action: Action, kmsKey: KmsKey, attributes: Attributes): void {
+  authorize(action: Action, kmsKey: KmsKey, attributes: RequestAttributes): void {
     this.keyArns.push(kmsKey.arn)
     this.encryptionContext ??= attributes.encryptionContext
     try {
-      authorize(this.principal, action, kmsKey)
+      this.engine.authorizer.authorize(this.principal, action, kmsKey, {
+        ...this.origin,
+        ...attributes,
+      })
     } catch (error) {
       throw this.#denied(error, action)
     }
   }
 
   /** For operations that concern no single key. */
-  authorizeService(action: Action): void {
+  authorizeService(action: Action, attributes: RequestAttributes = {}): void {
     try {
-      authorizeService(this.principal, action)
+      const asked = { ...this.origin, ...attributes }
+      this.engine.authorizer.authorizeService(this.principal, action, asked)
+    } catch (error) {
+      throw this.#denied(error, action)
+    }
+  }
+
+  /** The alias's own part of an operation on it; its keys are asked for besides. */
+  authorizeAlias(action: Action, alias: string): void {
+    try {
+      this.engine.authorizer.authorizeAlias(this.principal, action, alias, this.origin)
     } catch (error) {
       throw this.#denied(error, action)
     }
@@ -91,7 +108,7 @@ export class Call {
 
   #absent(error: unknown, action: Action, detail: string): unknown {
     if (!(error instanceof KeyfoldError && error.code === 'KMS_KEY_NOT_FOUND')) return error
-    const told = absentKeyError(this.principal, action)
+    const told = this.engine.authorizer.absentKeyError(this.principal, action)
     if (told.code === 'KMS_KEY_NOT_FOUND') return new KeyfoldError(told.code, detail, error)
     return this.#denied(told, action)
   }

@@ -6,14 +6,17 @@ import { randomUUID } from 'node:crypto'
 
 import type { Engine } from '../../engine.ts'
 import { ERRORS, KeyfoldError, type ErrorCode } from '../../errors.ts'
+import type { RequestOrigin } from '../../kms/kms-key.ts'
 import { Call } from './call.ts'
 import { OPERATIONS } from './operations.ts'
 import type { Output } from './operation.ts'
 import type { RequestTarget } from './canonical-request.ts'
-import type { SignatureClaim, SignatureVerifier } from './sigv4.ts'
+import { SignatureVerifier, type SignatureClaim } from './sigv4.ts'
 
 /** The longest: a policy of 131,072 characters, each of which JSON may write as six bytes. */
 export const AWS_REQUEST_BYTES_MAX = 1024 * 1024
+
+export const AWS_JSON_TYPE = 'application/x-amz-json-1.1'
 
 const TARGET_PREFIX = 'TrentService.'
 
@@ -28,7 +31,7 @@ export interface AwsHead {
   /** Who claims to have signed, or why that cannot be told. */
   readonly claim: SignatureClaim | KeyfoldError
   readonly target: string
-  readonly sourceAddress: string | undefined
+  readonly origin: RequestOrigin
 }
 
 export class AwsDoor {
@@ -37,24 +40,28 @@ export class AwsDoor {
   /** Is told what no caller is. */
   readonly #unexpected: (error: unknown, requestId: string) => void
 
-  constructor(
-    engine: Engine,
-    signatures: SignatureVerifier,
-    unexpected: (error: unknown, requestId: string) => void,
-  ) {
+  constructor(engine: Engine, unexpected: (error: unknown, requestId: string) => void) {
+    const { accessKeys, config } = engine
     this.#engine = engine
-    this.#signatures = signatures
     this.#unexpected = unexpected
+    this.#signatures = new SignatureVerifier({
+      service: 'kms',
+      regions: new Set([config.region, ...config.otherRegions]),
+      lookUp: (accessKeyId) => accessKeys.find(accessKeyId),
+    })
+    accessKeys.onChange(() => this.#signatures.forget())
   }
 
-  read(request: RequestTarget, sourceAddress: string | undefined): AwsHead {
+  /** `admit` throws where nobody is served now, whoever asks. */
+  read(request: RequestTarget, origin: RequestOrigin, admit: () => void): AwsHead {
     const target = request.header('x-amz-target')
     try {
+      admit()
       const claim = this.#signatures.read(request, Date.now())
-      return { claim, target, sourceAddress }
+      return { claim, target, origin }
     } catch (error) {
       if (!(error instanceof KeyfoldError)) throw error
-      return { claim: error, target, sourceAddress }
+      return { claim: error, target, origin }
     }
   }
 
@@ -65,11 +72,15 @@ export class AwsDoor {
       const output = await this.#run(head, body, requestId)
       return { status: 200, requestId, body: encode(output) }
     } catch (error) {
-      const known = error instanceof KeyfoldError && error.code !== 'INTERNAL'
-      if (!known) this.#unexpected(error, requestId)
-      const { code, detail } = known ? error : new KeyfoldError('INTERNAL')
-      return { status: statusOf(code), requestId, body: encodeError(code, detail) }
+      return this.refuse(error, requestId)
     }
+  }
+
+  refuse(error: unknown, requestId: string = randomUUID()): AwsAnswer {
+    const known = error instanceof KeyfoldError && error.code !== 'INTERNAL'
+    if (!known) this.#unexpected(error, requestId)
+    const { code, detail } = known ? error : new KeyfoldError('INTERNAL')
+    return { status: statusOf(code), requestId, body: encodeError(code, detail) }
   }
 
   async #run(head: AwsHead, body: Uint8Array, requestId: string): Promise<Output> {
@@ -80,8 +91,13 @@ export class AwsDoor {
       ? OPERATIONS.get(head.target.slice(TARGET_PREFIX.length))
       : undefined
     if (operation === undefined) throw new KeyfoldError('OPERATION_UNKNOWN')
-    const { sourceAddress } = head
-    const call = new Call({ engine: this.#engine, principal, region, requestId, sourceAddress })
+    const call = new Call({
+      engine: this.#engine,
+      principal,
+      region,
+      requestId,
+      origin: head.origin,
+    })
     return operation.answer(call, parse(body))
   }
 }
@@ -96,12 +112,12 @@ function parse(body: Uint8Array): unknown {
   }
 }
 
+/** Bytes as base64. They are looked for in their place: a Buffer would have become an array of numbers by now. */
 function encode(output: Output): string {
-  return JSON.stringify(output, (_name, value: unknown) =>
-    value instanceof Uint8Array
-      ? Buffer.from(value.buffer, value.byteOffset, value.length).toString('base64')
-      : value,
-  )
+  return JSON.stringify(output, function (this: Record<string, unknown>, name, value: unknown) {
+    const original = this[name]
+    return original instanceof Uint8Array ? Buffer.from(original).toString('base64') : value
+  })
 }
 
 /** AWS KMS answers 400 to whatever is the caller's fault; the model's 404 and 409 are not what it sends. */

@@ -4,8 +4,8 @@
  */
 import { KeyfoldError } from '../../errors.ts'
 import { assertOperable, type KeyOperation } from '../../kms/key-states.ts'
-import type { Action, KmsKey } from '../../kms/kms-key.ts'
-import type { Attributes, Call } from './call.ts'
+import type { Action, KmsKey, RequestAttributes } from '../../kms/kms-key.ts'
+import type { Call } from './call.ts'
 import { structure, type Input, type Members } from './shapes.ts'
 
 /** Answers are JSON: bytes as base64, times as seconds since 1970; undefined members are left out. */
@@ -42,7 +42,7 @@ export function keyed<M extends Members & { readonly KeyId: { readonly required:
   run: (call: Call, input: Input<M>, kmsKey: KmsKey) => Promise<Output>,
   options: {
     /** What policies and grants may read of the request. */
-    readonly attributes?: (input: Input<M>) => Attributes
+    readonly attributes?: (input: Input<M>) => RequestAttributes
     /** What can be refused without knowing the key: before permission is asked, as AWS KMS does. */
     readonly check?: (input: Input<M>) => void
   } = {},

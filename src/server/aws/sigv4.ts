@@ -100,7 +100,14 @@ export class SignatureVerifier {
     this.#lookUp = options.lookUp
     const secret = randomBytes(30)
     this.#decoy = {
-      principal: { arn: '', tokenId: '', actions: [], keys: [], expiresAtMs: undefined },
+      principal: {
+        arn: '',
+        credential: 'access-key',
+        tokenId: '',
+        actions: [],
+        keys: [],
+        expiresAtMs: undefined,
+      },
       sessionTokenHash: undefined,
       openSecret: () => Uint8Array.from(secret),
     }

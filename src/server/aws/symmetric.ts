@@ -7,8 +7,8 @@ import { KeyfoldError } from '../../errors.ts'
 import { encodeEncryptionContext } from '../../format/encryption-context.ts'
 import { materialId } from '../../kms/reference.ts'
 import { assertOperable } from '../../kms/key-states.ts'
-import type { Action, KmsKey } from '../../kms/kms-key.ts'
-import type { Attributes, Call } from './call.ts'
+import type { Action, KmsKey, RequestAttributes } from '../../kms/kms-key.ts'
+import type { Call } from './call.ts'
 import {
   ciphertext,
   CONTEXT,
@@ -210,7 +210,9 @@ async function keyToOpen(
   )
 }
 
-export function contextAttributes(input: { readonly EncryptionContext: Context }): Attributes {
+export function contextAttributes(input: {
+  readonly EncryptionContext: Context
+}): RequestAttributes {
   return { encryptionContext: input.EncryptionContext ?? new Map<string, string>() }
 }
 

@@ -40,6 +40,7 @@ function credentialOf(
   return {
     principal: {
       arn: `arn:aws:iam::000000000000:user/${id}`,
+      credential: 'access-key',
       tokenId: id,
       actions: ['*'],
       keys: ['*'],

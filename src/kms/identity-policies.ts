@@ -1,0 +1,133 @@
+/**
+ * Policies attached to principals (IAM's identity-based policies): put, listed, deleted, and compiled for whoever
+ * decides. All of them are in memory, for a decision waits for nothing.
+ */
+import type { Catalog } from '../catalog/catalog.ts'
+import {
+  deleteIdentityPolicy,
+  readIdentityPolicies,
+  upsertIdentityPolicy,
+  type StoredIdentityPolicy,
+} from '../catalog/identity-policies.ts'
+import { KeyfoldError } from '../errors.ts'
+import { IDENTITY_POLICIES_PER_PRINCIPAL_MAX } from '../limits.ts'
+import type { NamedPolicy } from './policy/decide.ts'
+import { compileIdentityPolicy } from './policy/document.ts'
+
+export type IdentityPolicy = StoredIdentityPolicy
+
+interface Attached extends NamedPolicy {
+  readonly document: string
+}
+
+export class IdentityPolicies {
+  readonly #catalog: Catalog
+  /** By principal, each in the order of names. */
+  readonly #policies = new Map<string, readonly Attached[]>()
+  readonly #listeners: (() => void)[] = []
+
+  static async load(catalog: Catalog): Promise<IdentityPolicies> {
+    const policies = new IdentityPolicies(catalog)
+    for (const stored of await readIdentityPolicies(catalog.db)) {
+      policies.#replace(stored.principalArn, stored.name, attached(stored))
+    }
+    return policies
+  }
+
+  constructor(catalog: Catalog) {
+    this.#catalog = catalog
+  }
+
+  /** Those that have a say when this principal asks. */
+  of(principalArn: string): readonly NamedPolicy[] {
+    return this.#policies.get(principalArn) ?? NONE
+  }
+
+  list(principalArn?: string): readonly IdentityPolicy[] {
+    const principals = principalArn === undefined ? [...this.#policies.keys()] : [principalArn]
+    return principals.sort().flatMap((principal) =>
+      (this.#policies.get(principal) ?? []).map(({ name, document }) => ({
+        principalArn: principal,
+        name,
+        document,
+      })),
+    )
+  }
+
+  /** Throws POLICY_NOT_FOUND. */
+  get(principalArn: string, name: string): IdentityPolicy {
+    const found = this.list(principalArn).find((policy) => policy.name === name)
+    if (found === undefined) throw new KeyfoldError('POLICY_NOT_FOUND')
+    return found
+  }
+
+  /** Throws POLICY_MALFORMED, LIMIT_EXCEEDED. */
+  async put(policy: IdentityPolicy): Promise<void> {
+    const { principalArn, name, document } = policy
+    if (!PRINCIPAL_PATTERN.test(principalArn)) {
+      throw new KeyfoldError('REQUEST_MALFORMED', 'principal: the ARN of a user or role is needed')
+    }
+    if (!NAME_PATTERN.test(name)) {
+      throw new KeyfoldError(
+        'REQUEST_MALFORMED',
+        'name: 1 to 128 letters, digits and + = , . @ - _',
+      )
+    }
+    compileIdentityPolicy(document)
+    await this.#catalog.change(async (transaction, changeNumber) => {
+      const others = (await readIdentityPolicies(transaction)).filter(
+        (other) => other.principalArn === principalArn && other.name !== name,
+      )
+      if (others.length >= IDENTITY_POLICIES_PER_PRINCIPAL_MAX) {
+        throw new KeyfoldError(
+          'LIMIT_EXCEEDED',
+          `at most ${IDENTITY_POLICIES_PER_PRINCIPAL_MAX} policies a principal`,
+        )
+      }
+      await upsertIdentityPolicy(transaction, { principalArn, name, document }, changeNumber)
+    })
+    this.#replace(principalArn, name, attached(policy))
+  }
+
+  /** Throws POLICY_NOT_FOUND. */
+  async delete(principalArn: string, name: string): Promise<void> {
+    this.get(principalArn, name)
+    await this.#catalog.change((transaction) =>
+      deleteIdentityPolicy(transaction, { principalArn, name }),
+    )
+    this.#replace(principalArn, name, undefined)
+  }
+
+  /** Called in the tick in which a change becomes visible. */
+  onChange(listener: () => void): void {
+    this.#listeners.push(listener)
+  }
+
+  #replace(principalArn: string, name: string, policy: Attached | undefined): void {
+    const kept = (this.#policies.get(principalArn) ?? []).filter((other) => other.name !== name)
+    const now = policy === undefined ? kept : [...kept, policy].sort(byName)
+    if (now.length === 0) this.#policies.delete(principalArn)
+    else this.#policies.set(principalArn, now)
+    for (const listener of this.#listeners) listener()
+  }
+}
+
+const NONE: readonly NamedPolicy[] = []
+
+/** Root is bound by no policy of its own (IAM User Guide, "Identity-based policies"). */
+const PRINCIPAL_PATTERN = /^arn:aws:iam::\d{12}:(?:user|role)\/[\w+=,.@/-]{1,512}$/
+const NAME_PATTERN = /^[\w+=,.@-]{1,128}$/
+
+function attached({ name, document }: IdentityPolicy): Attached {
+  try {
+    return { name, document, policy: compileIdentityPolicy(document) }
+  } catch (error) {
+    if (!(error instanceof KeyfoldError)) throw error
+    // Written by another version, or by another hand: its principal is denied until it is put anew.
+    return { name, document, policy: undefined }
+  }
+}
+
+function byName(one: Attached, other: Attached): number {
+  return one.name < other.name ? -1 : 1
+}
