@@ -118,11 +118,7 @@ export class DataKeyCache implements DataKeys {
       return this.#leaseSealAfterFetch(request)
     }
     this.counters.sealHits++
-    if (this.#isDueForRefresh(key) && place.next === undefined && place.fetch === undefined) {
-      this.counters.refreshes++
-      // A failed refresh is no failure yet: the key in use serves on, and the next lease tries again.
-      this.#fetchSealKey(place, kmsKey, request).catch(() => undefined)
-    }
+    this.#refreshWhereDue(place, key, kmsKey, request)
     return sealLease(key, kmsKey, request.suite)
   }
 
@@ -205,7 +201,10 @@ export class DataKeyCache implements DataKeys {
         continue
       }
       const key = this.#reserve(place, kmsKey, request)
-      if (key !== undefined) return sealLease(key, kmsKey, request.suite)
+      if (key !== undefined) {
+        this.#refreshWhereDue(place, key, kmsKey, request)
+        return sealLease(key, kmsKey, request.suite)
+      }
     }
   }
 
@@ -281,6 +280,15 @@ export class DataKeyCache implements DataKeys {
     } finally {
       crypto.releaseKey(raw)
     }
+  }
+
+  #refreshWhereDue(place: SealPlace, key: SealKey, kmsKey: KmsKey, request: SealRequest): void {
+    if (!this.#isDueForRefresh(key) || place.next !== undefined || place.fetch !== undefined) return
+    // What left the cache meanwhile has no next time.
+    if (this.#seal.peek(sealName(kmsKey, request)) !== place) return
+    this.counters.refreshes++
+    // A failed refresh is no failure yet: the key in use serves on, and the next lease tries again.
+    this.#fetchSealKey(place, kmsKey, request).catch(() => undefined)
   }
 
   #isDueForRefresh(key: SealKey): boolean {

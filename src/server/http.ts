@@ -6,7 +6,9 @@ export type Header = readonly [name: string, value: string]
 
 export const MSGPACK_TYPE = 'application/msgpack'
 export const JSON_TYPE = 'application/json'
-export const TEXT_TYPE = 'text/plain'
+export const TEXT_TYPE = 'text/plain; charset=utf-8'
+/** The Prometheus text format: scrapers go by the version. */
+export const METRICS_TYPE = 'text/plain; version=0.0.4; charset=utf-8'
 
 /** What one request brings in its headers, read before the first await: they do not outlive the handler. */
 export interface RequestHead {

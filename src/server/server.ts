@@ -13,6 +13,7 @@ import { Exchange, type Body } from './exchange.ts'
 import {
   decodePathParameter,
   JSON_TYPE,
+  METRICS_TYPE,
   MSGPACK_TYPE,
   readHead,
   STATUS_OK,
@@ -87,6 +88,13 @@ export async function startServer(
   }
 }
 
+/** What operators' tools read. */
+interface Text {
+  readonly path: string
+  readonly type: string
+  text(head: RequestHead, origin: RequestOrigin): MaybePromise<string>
+}
+
 export class Server {
   readonly #engine: Engine
   readonly #log: Log
@@ -154,16 +162,18 @@ export class Server {
     paths.add('/')
     const awsFigures = this.#metrics.route('/')
     app.post('/', (response, request) => this.#serveAws(response, request, awsFigures))
-    const texts: Readonly<
-      Record<string, (head: RequestHead, origin: RequestOrigin) => MaybePromise<string>>
-    > = {
-      '/healthz': () => 'ok\n',
-      '/readyz': () => this.#ready(),
-      '/metrics': (head, origin) => this.#metricsFor(head, origin),
-    }
-    for (const [path, text] of Object.entries(texts)) {
-      paths.add(path)
-      app.get(path, (response, request) => void this.#serveText(response, request, text))
+    const texts: readonly Text[] = [
+      { path: '/healthz', type: TEXT_TYPE, text: () => 'ok\n' },
+      { path: '/readyz', type: TEXT_TYPE, text: () => this.#ready() },
+      {
+        path: '/metrics',
+        type: METRICS_TYPE,
+        text: (head, origin) => this.#metricsFor(head, origin),
+      },
+    ]
+    for (const text of texts) {
+      paths.add(text.path)
+      app.get(text.path, (response, request) => void this.#serveText(response, request, text))
     }
     for (const path of paths) {
       app.any(path, (response, request) => this.#refuse(response, request, 'METHOD_NOT_ALLOWED'))
@@ -429,13 +439,13 @@ export class Server {
   async #serveText(
     response: HttpResponse,
     request: HttpRequest,
-    text: (head: RequestHead, origin: RequestOrigin) => MaybePromise<string>,
+    { type, text }: Text,
   ): Promise<void> {
     const head = readHead(request)
     const exchange = this.#open(response, head.method)
     try {
       this.#requireCertificate(response)
-      exchange.send(STATUS_OK, TEXT_TYPE, encodeText(await text(head, exchange)))
+      exchange.send(STATUS_OK, type, encodeText(await text(head, exchange)))
     } catch (error) {
       this.#sendError(exchange, error, true)
     }
