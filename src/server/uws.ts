@@ -58,12 +58,15 @@ const frontEnd = load()
 /** Throws CONFIG_INVALID where a file is not there or not what it should be; the front end does not say which. */
 export function createApp(tls: AppOptions | undefined): TemplatedApp {
   if (tls === undefined) return frontEnd.App()
+  const named = [tls.cert_file_name, tls.key_file_name, tls.ca_file_name].filter(
+    (file) => file !== undefined,
+  )
   try {
     return frontEnd.SSLApp(tls)
   } catch (cause) {
     throw new KeyfoldError(
       'CONFIG_INVALID',
-      'tlsCert, tlsKey and clientCa: files in PEM are needed, and the key that belongs to the certificate',
+      `${named.join(', ')}: PEM files are needed, and the key that belongs to the certificate`,
       cause,
     )
   }
