@@ -76,7 +76,7 @@ describe('package.json', () => {
     const text = [...shipped, readFileSync(join(ROOT, 'binding.gyp'), 'utf8')].join('\n')
     const named = (name: string): boolean => new RegExp(`['"]${name}[/'"]`).test(text)
     expect(Object.keys(dependencies).filter((name) => !named(name))).toEqual([])
-    const specifiers = [...text.matchAll(/(?:from|import\()\s*'([^'.][^']*)'/g)].map(
+    const specifiers = [...text.matchAll(/(?:from|import\()\s*'([@\w][@\w./:-]*)'/g)].map(
       ([, specifier = '']) => specifier,
     )
     const packages = specifiers

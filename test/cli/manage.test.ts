@@ -273,7 +273,7 @@ describe('--help', () => {
     expect({ code, stderr }).toEqual({ code: 0, stderr: '' })
     expect(text).toMatch(new RegExp(`^Usage: ${['keyfold', ...path].join(' ')}`))
     const [, list = ''] = text.split('\nCommands:\n')
-    const names = [...list.matchAll(/^ {2}([a-z]+)/gm)]
+    const names = [...list.matchAll(/^ {2}([a-z-]+)/gm)]
       .map((match) => match[1] ?? '')
       .filter((name) => name !== 'help' && name !== 'keyfold')
     const below = await Promise.all(names.map((name) => commands([...path, name])))
