@@ -16,6 +16,7 @@ import {
   serve,
   start,
   type Ended,
+  type RunOptions,
   type Server,
 } from './command.ts'
 
@@ -31,8 +32,8 @@ beforeAll(async () => {
 })
 afterAll(() => server.stop())
 
-async function startWithKey(): Promise<Server> {
-  const started = await serve(['--dev', '--log-level', 'error'])
+async function startWithKey(options: RunOptions = {}): Promise<Server> {
+  const started = await serve(['--dev', '--log-level', 'error'], options)
   jsonOf(await keyfold(['keys', 'create', '--alias', KEY, '--json'], started))
   return started
 }
@@ -276,24 +277,25 @@ describe('the other side of the pipe', () => {
     expect(stderr).toMatch(/^keyfold: ENOSPC: [^\n]+\n$/)
   })
 
-  test('a server that goes away ends it with 1: what was written is the start of it, to the line', async () => {
-    const leaving = await startWithKey()
-    const { child, ended } = start(process.execPath, [MAIN, ...ENCRYPT], leaving)
-    const { stdin } = child
-    if (stdin === null) throw new Error('no pipe')
-    stdin.write('the first\n')
-    await firstLine(child)
-    leaving.child.kill('SIGKILL')
-    await leaving.ended
-    // More than every buffer on the way holds.
-    Readable.from(rows.map((row) => `${row}\n`)).pipe(stdin)
-    const { code, text, stderr } = await ended
-    expect(code).toBe(1)
-    expect(text.split('\n')).toHaveLength(2)
-    expect(stderr).toMatch(
-      /^keyfold: line 2: the server could not be reached: [^\n]*ECONN[^\n]*\n$/,
-    )
-  })
+  test('a server that goes away ends it with 1: what was written is the start of it, to the line', () =>
+    inDirectory(async (directory) => {
+      const leaving = await startWithKey({ env: { TMPDIR: directory } })
+      const { child, ended } = start(process.execPath, [MAIN, ...ENCRYPT], leaving)
+      const { stdin } = child
+      if (stdin === null) throw new Error('no pipe')
+      stdin.write('the first\n')
+      await firstLine(child)
+      leaving.child.kill('SIGKILL')
+      await leaving.ended
+      // More than every buffer on the way holds.
+      Readable.from(rows.map((row) => `${row}\n`)).pipe(stdin)
+      const { code, text, stderr } = await ended
+      expect(code).toBe(1)
+      expect(text.split('\n')).toHaveLength(2)
+      expect(stderr).toMatch(
+        /^keyfold: line 2: the server could not be reached: [^\n]*ECONN[^\n]*\n$/,
+      )
+    }))
 })
 
 describe('progress', () => {
