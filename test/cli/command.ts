@@ -4,6 +4,7 @@ import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { createInterface } from 'node:readline'
+import { afterAll } from 'vitest'
 
 export const ROOT = join(import.meta.dirname, '../..')
 export const MAIN = join(ROOT, 'dist/cli/main.js')
@@ -36,6 +37,12 @@ export function environment(more: Environment = {}): NodeJS.ProcessEnv {
   return { ...Object.fromEntries(kept), ...more }
 }
 
+/** A test that fails stops no server: what still runs behind the last test of a file ends then. */
+const running = new Set<ChildProcess>()
+afterAll(() => {
+  for (const child of running) child.kill('SIGTERM')
+})
+
 export function start(
   file: string,
   args: readonly string[],
@@ -46,6 +53,8 @@ export function start(
     ...(cwd === undefined ? {} : { cwd }),
     stdio: ['pipe', 'pipe', 'pipe'],
   })
+  running.add(child)
+  child.once('exit', () => running.delete(child))
   const stdout: Buffer[] = []
   const stderr: Buffer[] = []
   child.stdout.on('data', (bytes: Buffer) => stdout.push(bytes))
