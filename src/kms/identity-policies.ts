@@ -13,6 +13,7 @@ import { KeyfoldError } from '../errors.ts'
 import { IDENTITY_POLICIES_PER_PRINCIPAL_MAX } from '../limits.ts'
 import type { NamedPolicy } from './policy/decide.ts'
 import { compileIdentityPolicy } from './policy/document.ts'
+import { PRINCIPAL_ARN_PATTERN } from './reference.ts'
 
 export type IdentityPolicy = StoredIdentityPolicy
 
@@ -64,7 +65,10 @@ export class IdentityPolicies {
   /** Throws POLICY_MALFORMED, LIMIT_EXCEEDED. */
   async put(policy: IdentityPolicy): Promise<void> {
     const { principalArn, name, document } = policy
-    if (!PRINCIPAL_PATTERN.test(principalArn)) {
+    // Policies are attached to users and roles (IAM User Guide, "Identity-based policies").
+    const isPrincipal =
+      principalArn.length <= PRINCIPAL_CHARACTERS_MAX && PRINCIPAL_ARN_PATTERN.test(principalArn)
+    if (!isPrincipal || principalArn.endsWith(':root')) {
       throw new KeyfoldError('REQUEST_MALFORMED', 'principal: the ARN of a user or role is needed')
     }
     if (!NAME_PATTERN.test(name)) {
@@ -114,8 +118,7 @@ export class IdentityPolicies {
 
 const NONE: readonly NamedPolicy[] = []
 
-/** Root is bound by no policy of its own (IAM User Guide, "Identity-based policies"). */
-const PRINCIPAL_PATTERN = /^arn:aws:iam::\d{12}:(?:user|role)\/[\w+=,.@/-]{1,512}$/
+const PRINCIPAL_CHARACTERS_MAX = 2_048
 const NAME_PATTERN = /^[\w+=,.@-]{1,128}$/
 
 function attached({ name, document }: IdentityPolicy): Attached {

@@ -15,6 +15,10 @@ const ID_PATTERN =
   /^(?:[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}|mrk-[0-9a-f]{32})$/
 const MULTI_REGION_PREFIX = 'mrk-'
 
+/** Who may be named as a principal: an account, a user or a role, and no part of a name by a wildcard. */
+export const PRINCIPAL_ARN_PATTERN =
+  /^arn:aws:iam::\d{12}:(?:root|user\/[\w+=,.@/-]+|role\/[\w+=,.@/-]+)$/
+
 export interface Location {
   readonly region: string
   readonly account: string

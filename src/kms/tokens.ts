@@ -8,6 +8,7 @@ import type { Catalog } from '../catalog/catalog.ts'
 import { insertToken, readTokens, revokeToken, type StoredToken } from '../catalog/tokens.ts'
 import { KeyfoldError } from '../errors.ts'
 import type { Principal } from './kms-key.ts'
+import { PRINCIPAL_ARN_PATTERN } from './reference.ts'
 
 const PREFIX = 'kf'
 const ID_BYTES = 9
@@ -124,14 +125,13 @@ export class Tokens {
 }
 
 const NAME_PATTERN = /^[\w+=,.@-]{1,64}$/
-const PRINCIPAL_PATTERN = /^arn:aws:iam::\d{12}:(?:root|user\/[\w+=,.@/-]+|role\/[\w+=,.@/-]+)$/
 const PATTERNS_MAX = 64
 const PATTERN_CHARACTERS_MAX = 2_048
 /** The last moment that a Date can hold (ECMA-262 §21.4.1.1). */
 const EXPIRES_AT_MS_MAX = 8.64e15
 
 export function checkPrincipalArn(principalArn: string): void {
-  if (!PRINCIPAL_PATTERN.test(principalArn)) {
+  if (!PRINCIPAL_ARN_PATTERN.test(principalArn)) {
     throw new KeyfoldError(
       'REQUEST_MALFORMED',
       'principal: arn:aws:iam::ACCOUNT:user/NAME is needed',

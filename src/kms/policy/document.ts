@@ -10,6 +10,7 @@
  */
 import { KeyfoldError } from '../../errors.ts'
 import { POLICY_BYTES_MAX } from '../../limits.ts'
+import { PRINCIPAL_ARN_PATTERN } from '../reference.ts'
 import { compileCondition, type Condition, type Effect } from './conditions.ts'
 import type { Caller } from './condition-keys.ts'
 import { compileArnPattern, compilePattern, type Matcher } from './pattern.ts'
@@ -34,8 +35,8 @@ export interface Statement {
 }
 
 /**
- * `self`: the statement is about this caller. `account`: it hands the decision to the caller's account, whose
- * identity policies then decide (AWS KMS Developer Guide, "Default key policy").
+ * `self`: the statement is about this caller. `account`: it is about the caller's account. A Deny concerns everyone in
+ * it; an Allow hands the decision to its identity policies (AWS KMS Developer Guide, "Default key policy").
  */
 export type Concern = 'self' | 'account' | 'nobody'
 
@@ -164,7 +165,6 @@ function effectOf(statement: JsonObject): Effect {
 
 // Principal.
 
-const PRINCIPAL_PATTERN = /^arn:aws:iam::\d{12}:(?:root|(?:user|role)\/[\w+=,.@/-]+)$/
 const ACCOUNT_PATTERN = /^\d{12}$/
 
 function principalsOf(
@@ -180,18 +180,16 @@ function principalsOf(
   }
   const { negated, value } = oneOf(statement, 'Principal')
   const listed = new Set(principalList(value))
-  if (!negated) return (caller) => concernOf(listed, caller, effect)
+  if (!negated) return (caller) => concernOf(listed, caller)
   if (effect === 'Allow') throw new Error('NotPrincipal stands beside Deny only')
   if (listed.has('*')) throw new Error('NotPrincipal names somebody')
   // "You must also specify the account ARN of the not-denied principal" (IAM User Guide, "NotPrincipal").
   return ({ arn, account }) => (listed.has(arn) && listed.has(rootArn(account)) ? 'nobody' : 'self')
 }
 
-function concernOf(listed: ReadonlySet<string>, caller: Caller, effect: Effect): Concern {
+function concernOf(listed: ReadonlySet<string>, caller: Caller): Concern {
   if (listed.has('*') || listed.has(caller.arn)) return 'self'
-  if (!listed.has(rootArn(caller.account))) return 'nobody'
-  // What is denied to an account is denied to everyone in it.
-  return effect === 'Deny' ? 'self' : 'account'
+  return listed.has(rootArn(caller.account)) ? 'account' : 'nobody'
 }
 
 function principalList(value: Json): readonly string[] {
@@ -202,7 +200,7 @@ function principalList(value: Json): readonly string[] {
   }
   return stringList(value.get('AWS')).map((principal) => {
     if (ACCOUNT_PATTERN.test(principal)) return rootArn(principal)
-    if (principal === '*' || PRINCIPAL_PATTERN.test(principal)) return principal
+    if (principal === '*' || PRINCIPAL_ARN_PATTERN.test(principal)) return principal
     throw new Error('"*", an account id or the ARN of an account, user or role is needed')
   })
 }
