@@ -11,6 +11,7 @@ import { addKeys } from './keys.ts'
 import { addLines } from './lines.ts'
 import { addLock } from './lock.ts'
 import { failWith } from './output.ts'
+import { addIdentityPolicies, addPolicy } from './policies.ts'
 import { addServe } from './serve.ts'
 import { addTokens } from './tokens.ts'
 
@@ -42,6 +43,8 @@ addKeys(program)
 addAliases(program)
 addTokens(program)
 addAccessKeys(program)
+addPolicy(program)
+addIdentityPolicies(program)
 addLines(program)
 addLock(program)
 addDemo(program)

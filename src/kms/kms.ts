@@ -19,6 +19,7 @@ import {
   type Page,
   type PageRequest,
 } from './parts.ts'
+import { compileKeyPolicy } from './policy/document.ts'
 import { checkAliasName, createKeyId, keyArn, keyIdBytes } from './reference.ts'
 import { KeyRegistry } from './registry.ts'
 import { Rotations } from './rotations.ts'
@@ -168,8 +169,9 @@ export class Kms {
     return this.#update(reference, 'UpdateKeyDescription', { description })
   }
 
-  /** `policy`: JSON that was checked by whoever asked. */
-  putKeyPolicy(reference: string, policy: string): Promise<KmsKey> {
+  /** Whether the caller may, and may again afterwards, is the authorizer's to say. Throws POLICY_MALFORMED. */
+  async putKeyPolicy(reference: string, policy: string): Promise<KmsKey> {
+    compileKeyPolicy(policy)
     return this.#update(reference, 'PutKeyPolicy', { policy })
   }
 

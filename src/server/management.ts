@@ -256,13 +256,13 @@ function pageRequest(query: URLSearchParams): {
   }
 }
 
-function text(fields: ReadonlyMap<string, Value>, name: string): string {
+export function text(fields: ReadonlyMap<string, Value>, name: string): string {
   const value = optionalText(fields, name)
   if (value === undefined) throw malformed(name, 'is missing')
   return value
 }
 
-function optionalText(fields: ReadonlyMap<string, Value>, name: string): string | undefined {
+export function optionalText(fields: ReadonlyMap<string, Value>, name: string): string | undefined {
   const value = fields.get(name)
   if (value === undefined) return undefined
   if (typeof value !== 'string') throw malformed(name, 'a string is needed')
@@ -278,7 +278,10 @@ function textList(fields: ReadonlyMap<string, Value>, name: string): readonly st
   })
 }
 
-function optionalBoolean(fields: ReadonlyMap<string, Value>, name: string): boolean | undefined {
+export function optionalBoolean(
+  fields: ReadonlyMap<string, Value>,
+  name: string,
+): boolean | undefined {
   const value = fields.get(name)
   if (value !== undefined && typeof value !== 'boolean') {
     throw malformed(name, 'a boolean is needed')
@@ -296,7 +299,7 @@ function optionalExpiry(fields: ReadonlyMap<string, Value>): number | undefined 
   return Date.now() + 1000 * seconds
 }
 
-function optionalTexts(
+export function optionalTexts(
   fields: ReadonlyMap<string, Value>,
   name: string,
 ): ReadonlyMap<string, string> | undefined {

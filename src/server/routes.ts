@@ -5,6 +5,7 @@
 import type { OperationName } from '../format/requests.ts'
 import * as management from './management.ts'
 import type { ManagementHandler } from './management.ts'
+import * as policies from './policies.ts'
 
 export type Method = 'get' | 'post' | 'put' | 'del'
 
@@ -36,6 +37,21 @@ export const ROUTES: readonly Route[] = [
   manage('post', '/v1/keys/:name/enable', management.enableKey),
   manage('post', '/v1/keys/:name/disable', management.disableKey),
   manage('post', '/v1/keys/:name/rotate', management.rotateKey),
+  manage('get', '/v1/keys/:name/policy', policies.getKeyPolicy),
+  manage('put', '/v1/keys/:name/policy', policies.putKeyPolicy, [
+    'policy',
+    'bypassPolicyLockoutSafetyCheck',
+  ]),
+  manage('get', '/v1/identity-policies', policies.listIdentityPolicies),
+  manage('get', '/v1/identity-policies/:name', policies.getIdentityPolicy),
+  manage('put', '/v1/identity-policies/:name', policies.putIdentityPolicy, ['principal', 'policy']),
+  manage('del', '/v1/identity-policies/:name', policies.deleteIdentityPolicy),
+  manage('post', '/v1/policy/explain', policies.explainPolicy, [
+    'principal',
+    'action',
+    'key',
+    'context',
+  ]),
   manage('get', '/v1/aliases', management.listAliases),
   manage('post', '/v1/aliases', management.createAlias, ['alias', 'key']),
   manage('put', '/v1/aliases/:name', management.updateAlias, ['key']),

@@ -255,7 +255,9 @@ function conditionsOf(statement: JsonObject, effect: Effect, where: Place): read
   if (block === undefined) return []
   if (!isObject(block)) throw new Error('an object is needed')
   return [...block].flatMap(([operator, keys]) => {
-    if (!isObject(keys)) throw new Error(`${quote(operator)}: an object is needed`)
+    if (!isObject(keys) || keys.size === 0) {
+      throw new Error(`${quote(operator)}: an object with a condition key is needed`)
+    }
     return [...keys].map(([key, value]) => {
       const values = (isList(value) ? value : [value]).map(conditionValue)
       if (values.length === 0) throw new Error(`${quote(key)}: at least one value is needed`)

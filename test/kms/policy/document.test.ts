@@ -152,6 +152,7 @@ describe('an element of a statement', () => {
     [{ Resource: 'arn:aws:kms:us-west-2:1:key/${aws:username}' }, 'variables'],
     [{ Condition: [] }, 'Condition'],
     [{ Condition: { StringEquals: 'x' } }, '"StringEquals"'],
+    [{ Condition: { StringIs: {} } }, '"StringIs"'],
     [{ Condition: { StringEquals: { 'aws:username': [] } } }, '"aws:username"'],
     [{ Condition: { StringEquals: { 'aws:username': null } } }, 'Condition'],
     [{ Condition: { StringEquals: { 'aws:username': { a: 'b' } } } }, 'Condition'],
