@@ -3,7 +3,8 @@ import type { Command } from 'commander'
 
 import type { PlainValue } from '../format/msgpack.ts'
 import { addConnectFlags, withServer, type ConnectFlags } from './connect.ts'
-import { printJson, printRows, showTime } from './output.ts'
+import { seconds } from './flags.ts'
+import { print, printJson, printRows, showTime } from './output.ts'
 
 interface AccessKeysFlags extends ConnectFlags {
   readonly json?: boolean
@@ -12,7 +13,7 @@ interface AccessKeysFlags extends ConnectFlags {
 interface CreateFlags extends AccessKeysFlags {
   readonly principal: string
   readonly temporary?: boolean
-  readonly expiresIn?: string
+  readonly expiresIn?: number
 }
 
 type Row = Readonly<Record<string, PlainValue>>
@@ -32,13 +33,13 @@ export function addAccessKeys(program: Command): void {
   add('create', 'create an access key and print it, once, as a shell reads it')
     .requiredOption('--principal <arn>', 'arn:aws:iam::ACCOUNT:user/NAME')
     .option('--temporary', 'with a session token; needs --expires-in')
-    .option('--expires-in <seconds>', 'never, if not given')
+    .option('--expires-in <seconds>', 'never, if not given', seconds)
     .action((flags: CreateFlags) =>
       withServer(flags, async (keyfold) => {
         const created = (await keyfold.manage('POST', '/v1/access-keys', {
           principal: flags.principal,
           temporary: flags.temporary,
-          expiresInSeconds: flags.expiresIn === undefined ? undefined : Number(flags.expiresIn),
+          expiresInSeconds: flags.expiresIn,
         })) as Row
         if (flags.json === true) printJson(created)
         else printExports(created)
@@ -57,7 +58,9 @@ export function addAccessKeys(program: Command): void {
   add('revoke <accessKeyId>', 'refuse an access key from now on, for good').action(
     (accessKeyId: string, flags: AccessKeysFlags) =>
       withServer(flags, async (keyfold) => {
-        await keyfold.manage('DELETE', `/v1/access-keys/${encodeURIComponent(accessKeyId)}`)
+        const path = `/v1/access-keys/${encodeURIComponent(accessKeyId)}`
+        const answer = await keyfold.manage('DELETE', path)
+        if (flags.json === true) printJson(answer)
       }),
   )
 }
@@ -68,7 +71,7 @@ function printExports(created: Row): void {
     ['AWS_SECRET_ACCESS_KEY', created['secretAccessKey']],
     ['AWS_SESSION_TOKEN', created['sessionToken']],
   ] as const) {
-    if (typeof value === 'string') console.log(`export ${variable}=${value}`)
+    if (typeof value === 'string') print(`export ${variable}=${value}`)
   }
 }
 

@@ -6,7 +6,7 @@ import type { PlainValue } from '../format/msgpack.ts'
 import { addConnectFlags, withServer, type ConnectFlags } from './connect.ts'
 import { printFields, printJson, printRows, showTime } from './output.ts'
 import { listPages } from './pages.ts'
-import { addPair, type Pairs } from './pairs.ts'
+import { addPair, type Pairs } from './flags.ts'
 
 interface KeysFlags extends ConnectFlags {
   readonly json?: boolean

@@ -16,7 +16,7 @@ import { KeyfoldError } from '../errors.ts'
 import { MESSAGE_BYTES_MAX, WRAPPED_KEY_BYTES_MAX } from '../limits.ts'
 import { addConnectFlags, withServer, type ConnectFlags } from './connect.ts'
 import { LineError } from './output.ts'
-import { addPair, type Pairs } from './pairs.ts'
+import { addPair, type Pairs } from './flags.ts'
 
 interface LinesFlags extends ConnectFlags {
   readonly lines?: boolean

@@ -4,8 +4,8 @@ import type { Command } from 'commander'
 
 import type { PlainValue } from '../format/msgpack.ts'
 import { addConnectFlags, withServer, type ConnectFlags } from './connect.ts'
-import { collect, splitPair } from './keys.ts'
-import { printFields, printJson, printRows } from './output.ts'
+import { addPair, type Pairs } from './flags.ts'
+import { print, printFields, printJson, printRows } from './output.ts'
 
 interface PutFlags extends ConnectFlags {
   readonly bypassPolicyLockoutSafetyCheck?: boolean
@@ -15,7 +15,7 @@ interface ExplainFlags extends ConnectFlags {
   readonly json?: boolean
   readonly principal?: string
   readonly key?: string
-  readonly context: readonly string[]
+  readonly context?: Pairs
 }
 
 interface ListFlags extends ConnectFlags {
@@ -35,7 +35,7 @@ export function addPolicy(program: Command): void {
 
   add('get <key>', 'print the policy of a key').action((key: string, flags: ConnectFlags) =>
     withServer(flags, async (keyfold) => {
-      console.log(((await keyfold.manage('GET', keyPath(key))) as Row)['policy'])
+      print(String(((await keyfold.manage('GET', keyPath(key))) as Row)['policy']))
     }),
   )
   add('put <key> <file>', 'replace the policy of a key by a JSON file; - is standard input')
@@ -54,12 +54,7 @@ export function addPolicy(program: Command): void {
   add('explain <action>', 'whether a request would be allowed, and by what')
     .option('--key <key>', 'the key that it is about')
     .option('--principal <arn>', 'whose request; yours, if not given')
-    .option(
-      '-c, --context <key=value>',
-      'encryption context, may be given several times',
-      collect,
-      [],
-    )
+    .option('-c, --context <key=value>', 'encryption context, may be given several times', addPair)
     .option('--json', 'print JSON')
     .action((action: string, flags: ExplainFlags) =>
       withServer(flags, async (keyfold) => {
@@ -67,10 +62,7 @@ export function addPolicy(program: Command): void {
           action,
           key: flags.key,
           principal: flags.principal,
-          context:
-            flags.context.length === 0
-              ? undefined
-              : Object.fromEntries(flags.context.map(splitPair)),
+          context: flags.context,
         })) as Row
         if (flags.json === true) printJson({ ...decision, by })
         else printFields({ ...decision, ...(by as Row) })
@@ -109,7 +101,7 @@ export function addIdentityPolicies(program: Command): void {
     (principal: string, name: string, flags: ConnectFlags) =>
       withServer(flags, async (keyfold) => {
         const found = (await keyfold.manage('GET', identityPath(name, principal))) as Row
-        console.log(found['policy'])
+        print(String(found['policy']))
       }),
   )
   add(

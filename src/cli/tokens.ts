@@ -1,8 +1,9 @@
 /** `keyfold tokens …`: who may call, and for what. */
-import { InvalidArgumentError, type Command } from 'commander'
+import type { Command } from 'commander'
 
 import type { PlainValue } from '../format/msgpack.ts'
 import { addConnectFlags, withServer, type ConnectFlags } from './connect.ts'
+import { seconds } from './flags.ts'
 import { print, printJson, printRows, showTime } from './output.ts'
 
 interface TokensFlags extends ConnectFlags {
@@ -84,11 +85,6 @@ Actions are those of AWS KMS, and keyfold:ManageTokens, keyfold:Lock and keyfold
         if (flags.json === true) printJson(answer)
       }),
   )
-}
-
-function seconds(text: string): number {
-  if (!/^[1-9]\d*$/.test(text)) throw new InvalidArgumentError('A whole number is needed.')
-  return Number(text)
 }
 
 function shown(token: Row): Row {

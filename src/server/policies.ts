@@ -93,7 +93,7 @@ export const explainPolicy: ManagementHandler = async (request) => {
   if (about !== principal.arn) authorizeService(request, 'keyfold:ExplainPolicy')
   let kmsKey: KmsKey | undefined
   try {
-    kmsKey = reference === undefined ? undefined : await engine.kms.resolve(reference)
+    kmsKey = reference === undefined ? undefined : await engine.kms.registry.resolve(reference)
   } catch (error) {
     const absent = error instanceof KeyfoldError && error.code === 'KMS_KEY_NOT_FOUND'
     if (!absent || readsPolicies) throw error

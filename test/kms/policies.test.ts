@@ -429,7 +429,7 @@ describe('policies of principals', () => {
     const restarted = await startService({ filesFrom: copy })
     try {
       expect(restarted.engine.identityPolicies.get(principal, 'kept').document).toBe(policy)
-      const kmsKey = await restarted.engine.kms.resolve(key)
+      const kmsKey = await restarted.engine.kms.registry.resolve(key)
       expect(kmsKey.policy).toBe((await admin('GET', `keys/${key}/policy`)).policy)
     } finally {
       await restarted.close()

@@ -66,7 +66,13 @@ export function tokenOf(arn: string, actions = ['kms:*'], keys = ['*']): Princip
 export function keyOf(fields: Partial<KmsKey> = {}): KmsKey {
   return {
     id: KEY_ID,
+    keyId: KEY_ID,
     idBytes: new Uint8Array(16),
+    region: 'us-east-1',
+    deletionAtMs: undefined,
+    pendingWindowDays: undefined,
+    rotationPeriodDays: undefined,
+    nextRotationAtMs: undefined,
     arn: KEY_ARN,
     state: 'Enabled',
     keySpec: 'SYMMETRIC_DEFAULT',

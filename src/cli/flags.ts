@@ -1,9 +1,9 @@
-/** Flags that are given several times, a `key=value` each: tags, and the encryption context. */
+/** How texts of flags become values, for commander. */
 import { InvalidArgumentError } from 'commander'
 
 export type Pairs = Readonly<Record<string, string>>
 
-/** For commander: adds one pair to those before it. The value may hold further equals signs. */
+/** A flag that is given several times, a pair each (tags, the encryption context): adds one to those before it. The value may hold further equals signs. */
 export function addPair(pair: string, pairs: Pairs = {}): Pairs {
   const at = pair.indexOf('=')
   if (at < 1) throw new InvalidArgumentError('KEY=VALUE is needed.')
@@ -13,4 +13,9 @@ export function addPair(pair: string, pairs: Pairs = {}): Pairs {
   }
   // Not pairs[key] = …: the key may be __proto__.
   return Object.fromEntries([...Object.entries(pairs), [key, pair.slice(at + 1)]])
+}
+
+export function seconds(text: string): number {
+  if (!/^[1-9]\d*$/.test(text)) throw new InvalidArgumentError('A whole number is needed.')
+  return Number(text)
 }
