@@ -22,56 +22,9 @@ import {
 } from 'node:crypto'
 
 import { KeyfoldError } from '../errors.ts'
+import { CURVES, privateScalar, scalarBytes, type Curve } from './curves.ts'
 import type { EccKeySpec } from './key-spec.ts'
 import type { Hash } from './signature.ts'
-
-interface Curve {
-  /** OpenSSL's name, and that of JSON Web Keys. */
-  readonly name: string
-  readonly jwkName: string
-  /** The prime of the field and the order of the group; 8·bytes is at least the bits of either. */
-  readonly p: bigint
-  readonly n: bigint
-  readonly bytes: number
-  /** DER of `[0] { OBJECT IDENTIFIER }`, the parameters of an ECPrivateKey (RFC 5915). */
-  readonly parameters: Uint8Array
-}
-
-/** SP 800-186 §3.2.1 and SEC 2 §2.4.1. No digest is longer than the order of its curve, so none is cut. */
-const CURVES: Readonly<Partial<Record<EccKeySpec, Curve>>> = {
-  ECC_NIST_P256: {
-    name: 'prime256v1',
-    jwkName: 'P-256',
-    p: 2n ** 256n - 2n ** 224n + 2n ** 192n + 2n ** 96n - 1n,
-    n: 0xffffffff00000000ffffffffffffffffbce6faada7179e84f3b9cac2fc632551n,
-    bytes: 32,
-    parameters: Buffer.from('a00a06082a8648ce3d030107', 'hex'),
-  },
-  ECC_NIST_P384: {
-    name: 'secp384r1',
-    jwkName: 'P-384',
-    p: 2n ** 384n - 2n ** 128n - 2n ** 96n + 2n ** 32n - 1n,
-    n: 2n ** 384n - 0x389cb27e0bc8d220a7e5f24db74f58851313e695333ad68dn,
-    bytes: 48,
-    parameters: Buffer.from('a00706052b81040022', 'hex'),
-  },
-  ECC_NIST_P521: {
-    name: 'secp521r1',
-    jwkName: 'P-521',
-    p: 2n ** 521n - 1n,
-    n: 2n ** 521n - 0x5ae79787c40d069948033feb708f65a2fc44a36477663b851449048e16ec79bf7n,
-    bytes: 66,
-    parameters: Buffer.from('a00706052b81040023', 'hex'),
-  },
-  ECC_SECG_P256K1: {
-    name: 'secp256k1',
-    jwkName: 'secp256k1',
-    p: 2n ** 256n - 2n ** 32n - 977n,
-    n: 0xfffffffffffffffffffffffffffffffebaaedce6af48a03bbfd25e8cd0364141n,
-    bytes: 32,
-    parameters: Buffer.from('a00706052b8104000a', 'hex'),
-  },
-}
 
 /** DER. Errors: REQUEST_MALFORMED for a digest of zero, which anybody can sign who has the public key. */
 export function signEcdsaDigest(
@@ -123,29 +76,21 @@ function curveOf(spec: EccKeySpec): Curve {
 function multiplyPrivateKey(curve: Curve, privateKey: KeyObject, c: bigint): KeyObject {
   const der = privateKey.export({ type: 'sec1', format: 'der' })
   const product = new Uint8Array(curve.bytes)
+  const parameters = Buffer.from([0xa0, curve.oid.length, ...curve.oid])
   const multiplied = Buffer.from([
-    ...[0x30, curve.bytes + curve.parameters.length + 5, 2, 1, 1, 4, curve.bytes],
+    ...[0x30, curve.bytes + parameters.length + 5, 2, 1, 1, 4, curve.bytes],
     ...product,
-    ...curve.parameters,
+    ...parameters,
   ])
   try {
-    multiplyModulo(product, bytesOf(c, curve), privateScalar(der, curve), bytesOf(curve.n, curve))
+    const scalar = privateScalar(der, curve)
+    if (scalar === undefined) throw new KeyfoldError('INTERNAL', 'an ECPrivateKey of another form')
+    multiplyModulo(product, scalarBytes(c, curve), scalar, scalarBytes(curve.n, curve))
     multiplied.set(product, 7)
     return createPrivateKey({ key: multiplied, type: 'sec1', format: 'der' })
   } finally {
     for (const bytes of [der, product, multiplied]) bytes.fill(0)
   }
-}
-
-/** SEQUENCE { INTEGER 1, OCTET STRING of the scalar, … } (RFC 5915): a view. */
-function privateScalar(der: Uint8Array, curve: Curve): Uint8Array {
-  const lengthByte = der[1] as number
-  const at = lengthByte < 0x80 ? 2 : 2 + (lengthByte & 0x7f)
-  const head = Buffer.from([2, 1, 1, 4, curve.bytes])
-  if (head.compare(der, at, at + head.length) !== 0) {
-    throw new KeyfoldError('INTERNAL', 'an ECPrivateKey of another form')
-  }
-  return der.subarray(at + head.length, at + head.length + curve.bytes)
 }
 
 /** product = a·b mod n, big-endian, b < n. Every run takes the same steps, whatever a and b are. */
@@ -191,7 +136,7 @@ function addToPublicKey(curve: Curve, publicKey: KeyObject, t: bigint): KeyObjec
   const { x = '', y = '' } = publicKey.export({ format: 'jwk' })
   const [x1, y1] = [numberOf(Buffer.from(x, 'base64url')), numberOf(Buffer.from(y, 'base64url'))]
   const ecdh = createECDH(curve.name)
-  ecdh.setPrivateKey(bytesOf(t, curve))
+  ecdh.setPrivateKey(scalarBytes(t, curve))
   const point = ecdh.getPublicKey()
   const x2 = numberOf(point.subarray(1, 1 + curve.bytes))
   const y2 = numberOf(point.subarray(1 + curve.bytes))
@@ -199,7 +144,7 @@ function addToPublicKey(curve: Curve, publicKey: KeyObject, t: bigint): KeyObjec
   const slope = modulo((y2 - y1) * inverse(modulo(x2 - x1, curve.p), curve.p), curve.p)
   const x3 = modulo(slope * slope - x1 - x2, curve.p)
   const y3 = modulo(slope * (x1 - x3) - y1, curve.p)
-  const [jwkX, jwkY] = [x3, y3].map((value) => bytesOf(value, curve).toString('base64url'))
+  const [jwkX, jwkY] = [x3, y3].map((value) => scalarBytes(value, curve).toString('base64url'))
   return createPublicKey({
     key: { kty: 'EC', crv: curve.jwkName, x: jwkX as string, y: jwkY as string },
     format: 'jwk',
@@ -237,10 +182,6 @@ function digestOf(hash: Hash, message: Uint8Array): bigint {
 
 function numberOf(bytes: Uint8Array): bigint {
   return BigInt(`0x${Buffer.from(bytes).toString('hex') || '0'}`)
-}
-
-function bytesOf(value: bigint, { bytes }: Curve): Buffer {
-  return Buffer.from(value.toString(16).padStart(2 * bytes, '0'), 'hex')
 }
 
 function modulo(value: bigint, modulus: bigint): bigint {

@@ -12,6 +12,7 @@ import {
 } from 'node:crypto'
 import { promisify } from 'node:util'
 
+import { CURVES, privateScalar, scalarBytes, type Curve } from './curves.ts'
 import type { AsymmetricKeySpec, EccKeySpec, KeySpec, RsaKeySpec } from './key-spec.ts'
 
 export interface KeyPair {
@@ -26,24 +27,18 @@ export const MODULUS_BITS: Readonly<Record<RsaKeySpec, number>> = {
   RSA_4096: 4_096,
 }
 
-/** OpenSSL's names; undefined: not a Weierstrass curve, and a key type of its own. */
-const NAMED_CURVES: Readonly<Record<EccKeySpec, string | undefined>> = {
-  ECC_NIST_P256: 'prime256v1',
-  ECC_NIST_P384: 'secp384r1',
-  ECC_NIST_P521: 'secp521r1',
-  ECC_SECG_P256K1: 'secp256k1',
-  ECC_NIST_EDWARDS25519: undefined,
-}
-
 /** FIPS 186-5 §5.4 asks for 2^16 < e < 2^256 and odd; an exponent of 1 would encrypt nothing. */
 const PUBLIC_EXPONENT = 65_537
 const PUBLIC_EXPONENT_END = 2n ** 256n
+
+/** id-ecPublicKey (RFC 5480 §2.1.1). */
+const EC_PUBLIC_KEY_OID = Buffer.from('06072a8648ce3d0201', 'hex')
 
 const PKCS8 = { type: 'pkcs8', format: 'der' } as const
 const SPKI = { type: 'spki', format: 'der' } as const
 
 export function isAsymmetric(spec: KeySpec): spec is AsymmetricKeySpec {
-  return isRsa(spec) || spec in NAMED_CURVES
+  return isRsa(spec) || spec in CURVES
 }
 
 export function isRsa(spec: KeySpec): spec is RsaKeySpec {
@@ -63,24 +58,31 @@ function generateKeyObjects(spec: AsymmetricKeySpec): Promise<KeyPairKeyObjectRe
     const modulusLength = MODULUS_BITS[spec]
     return generateObjects('rsa', { modulusLength, publicExponent: PUBLIC_EXPONENT })
   }
-  const namedCurve = NAMED_CURVES[spec]
-  return namedCurve === undefined
+  const curve = CURVES[spec]
+  return curve === undefined
     ? generateObjects('ed25519')
-    : generateObjects('ec', { namedCurve, paramEncoding: 'named' })
+    : generateObjects('ec', { namedCurve: curve.name, paramEncoding: 'named' })
 }
 
 /** undefined: not PKCS#8 DER of a private key of this spec. */
 export function openPrivateKey(spec: AsymmetricKeySpec, der: Uint8Array): KeyObject | undefined {
-  return openKey(spec, () =>
-    createPrivateKey({ key: Buffer.from(der.buffer, der.byteOffset, der.length), ...PKCS8 }),
-  )
+  return attempt(() => {
+    const key = createPrivateKey({ key: viewOf(der), ...PKCS8 })
+    return isRsa(spec) ? isRsaOfSpec(key, spec) && key : isEccPrivateKey(key, spec) && key
+  })
 }
 
 /** undefined: not SPKI DER of a public key of this spec, or a point that is not on its curve. */
 export function openPublicKey(spec: AsymmetricKeySpec, der: Uint8Array): KeyObject | undefined {
-  return openKey(spec, () =>
-    createPublicKey({ key: Buffer.from(der.buffer, der.byteOffset, der.length), ...SPKI }),
-  )
+  const curve = isRsa(spec) ? undefined : CURVES[spec]
+  if (curve !== undefined && !isSpkiOfCurve(der, curve)) return undefined
+  return attempt(() => {
+    const key = createPublicKey({ key: viewOf(der), ...SPKI })
+    // OpenSSL reads more than DER.
+    if (Buffer.compare(key.export(SPKI), der) !== 0) return false
+    if (isRsa(spec)) return isRsaOfSpec(key, spec) && key
+    return key.asymmetricKeyType === (curve === undefined ? 'ed25519' : 'ec') && key
+  })
 }
 
 export function encodePrivateKey(privateKey: KeyObject): Uint8Array {
@@ -91,29 +93,73 @@ export function encodePublicKey(privateKey: KeyObject): Uint8Array {
   return createPublicKey(privateKey).export(SPKI)
 }
 
-function openKey(spec: AsymmetricKeySpec, open: () => KeyObject): KeyObject | undefined {
-  let key: KeyObject
+function isRsaOfSpec(key: KeyObject, spec: RsaKeySpec): boolean {
+  if (key.asymmetricKeyType !== 'rsa') return false
+  const { modulusLength, publicExponent = 0n } = key.asymmetricKeyDetails ?? {}
+  return (
+    modulusLength === MODULUS_BITS[spec] &&
+    publicExponent >= PUBLIC_EXPONENT &&
+    publicExponent < PUBLIC_EXPONENT_END &&
+    publicExponent % 2n === 1n
+  )
+}
+
+/**
+ * The curve can be named in two places of PKCS#8, and the public key be another's or none: what counts is the curve
+ * that OpenSSL writes the public key with, by name.
+ */
+function isEccPrivateKey(key: KeyObject, spec: EccKeySpec): boolean {
+  const curve = CURVES[spec]
+  if (curve === undefined) return key.asymmetricKeyType === 'ed25519'
+  if (key.asymmetricKeyType !== 'ec' || !isSpkiOfCurve(encodePublicKey(key), curve)) return false
+  const sec1 = key.export({ type: 'sec1', format: 'der' })
   try {
-    key = open()
+    // OpenSSL takes any number that is as long as the order.
+    const scalar = privateScalar(sec1, curve) ?? new Uint8Array(0)
+    return (
+      scalar.some((byte) => byte !== 0) && Buffer.compare(scalar, scalarBytes(curve.n, curve)) < 0
+    )
+  } finally {
+    sec1.fill(0)
+  }
+}
+
+/**
+ * Whether it is a point other than infinity on this curve, by name (RFC 5480 §2), as far as the form goes. Told from
+ * the bytes: Node 20 and 22 end the process where they are asked for the details of a key that is the point at
+ * infinity, and a curve that is spelled out is one OpenSSL would take.
+ */
+function isSpkiOfCurve(der: Uint8Array, curve: Curve): boolean {
+  const algorithm = Buffer.concat([EC_PUBLIC_KEY_OID, curve.oid])
+  const forms = [
+    { pointBytes: 1 + 2 * curve.bytes, marks: [4] },
+    { pointBytes: 1 + curve.bytes, marks: [2, 3] },
+  ]
+  return forms.some(({ pointBytes, marks }) => {
+    const bits = [0x03, ...derLength(1 + pointBytes), 0]
+    const head = [0x30, algorithm.length, ...algorithm, ...bits]
+    const start = Buffer.from([0x30, ...derLength(head.length + pointBytes), ...head])
+    return (
+      der.length === start.length + pointBytes &&
+      Buffer.compare(der.subarray(0, start.length), start) === 0 &&
+      marks.includes(der[start.length] as number)
+    )
+  })
+}
+
+function derLength(bytes: number): readonly number[] {
+  return bytes < 0x80 ? [bytes] : [0x81, bytes]
+}
+
+function attempt(open: () => KeyObject | false): KeyObject | undefined {
+  try {
+    const key = open()
+    return key === false ? undefined : key
   } catch {
     return undefined
   }
-  return isOfSpec(key, spec) ? key : undefined
 }
 
-function isOfSpec(key: KeyObject, spec: AsymmetricKeySpec): boolean {
-  const { modulusLength, publicExponent = 0n, namedCurve } = key.asymmetricKeyDetails ?? {}
-  if (isRsa(spec)) {
-    return (
-      key.asymmetricKeyType === 'rsa' &&
-      modulusLength === MODULUS_BITS[spec] &&
-      publicExponent >= PUBLIC_EXPONENT &&
-      publicExponent < PUBLIC_EXPONENT_END &&
-      publicExponent % 2n === 1n
-    )
-  }
-  const curve = NAMED_CURVES[spec]
-  return curve === undefined
-    ? key.asymmetricKeyType === 'ed25519'
-    : key.asymmetricKeyType === 'ec' && namedCurve === curve
+function viewOf(bytes: Uint8Array): Buffer {
+  return Buffer.from(bytes.buffer, bytes.byteOffset, bytes.length)
 }

@@ -73,6 +73,8 @@ export class LocalKeyStore implements KeyStore {
     keySpec: KeySpec,
   ): Promise<NewKeyMaterial> {
     const name = { kmsKeyId, version, keySpec }
+    // Asked first: an RSA key is seconds of work.
+    this.#root()
     if (isAsymmetric(keySpec)) {
       const { privateKey, publicKey } = await generateKeyPair(keySpec)
       return { stored: this.#sealBytes(name, privateKey), publicKey }
