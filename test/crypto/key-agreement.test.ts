@@ -47,6 +47,12 @@ describe.each(cases)('$spec', ({ spec, secretBytes, curve }) => {
     for (let at = 0; at < publicKey.length; at++) {
       expect(await derive(spec, flip(publicKey, at))).toBe('REQUEST_MALFORMED')
     }
+    // The hybrid form of X9.62, which RFC 5480 has no longer: 6 or 7 by the parity of y, and both coordinates.
+    const hybrid = flip(publicKey, start, 2 + ((publicKey.at(-1) as number) & 1))
+    expect(createPublicKey({ key: Buffer.from(hybrid), type: 'spki', format: 'der' }).type).toBe(
+      'public',
+    )
+    expect(await derive(spec, hybrid)).toBe('REQUEST_MALFORMED')
     // SEQUENCE { AlgorithmIdentifier, BIT STRING { 00 } }: Node 20 and 22 abort over this key.
     const algorithmAt = publicKey[1] === 0x81 ? 3 : 2
     const algorithm = publicKey.subarray(
