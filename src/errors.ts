@@ -58,6 +58,11 @@ export const ERRORS = {
     'KMSInvalidStateException',
     'the state of the KMS key forbids this',
   ),
+  KMS_KEY_ROTATING: kind(
+    409,
+    'ConflictException',
+    'another rotation of the KMS key is under way or about to begin',
+  ),
   ALIAS_EXISTS: kind(409, 'AlreadyExistsException', 'an alias of that name exists'),
   ALIAS_NOT_FOUND: kind(404, 'NotFoundException', 'there is no such alias'),
   ALIAS_INVALID: kind(400, 'InvalidAliasNameException', 'the alias name is not valid'),

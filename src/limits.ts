@@ -93,8 +93,24 @@ export const TAG_KEY_CHARACTERS_MAX = 128
 export const TAG_VALUE_CHARACTERS_MAX = 256
 export const LIST_PAGE_DEFAULT = 100
 export const LIST_PAGE_MAX = 1_000
-/** On-demand rotations of one key over its life (AWS KMS). */
+
+// The life of a key, as AWS KMS bounds it.
+
+export const DAY_MS = 86_400_000
+/** On-demand rotations of one key over its life; automatic ones do not count. */
 export const ROTATIONS_ON_DEMAND_MAX = 25
+export const ROTATION_PERIOD_DAYS_MIN = 90
+export const ROTATION_PERIOD_DAYS_MAX = 2_560
+export const ROTATION_PERIOD_DAYS_DEFAULT = 365
+/** So shortly before an automatic rotation none is made on demand. */
+export const ROTATION_CONFLICT_MS = 1_200_000
+export const PENDING_WINDOW_DAYS_MIN = 7
+export const PENDING_WINDOW_DAYS_MAX = 30
+export const PENDING_WINDOW_DAYS_DEFAULT = 30
+/** Due work is looked for at least so often: clocks jump, other nodes change keys, and what failed is tried again. */
+export const SCHEDULER_RECHECK_MS = 60_000
+/** Keys of due work that are read at once. */
+export const SCHEDULER_PAGE = 256
 
 // Policies.
 
@@ -110,6 +126,9 @@ assert(MESSAGE_KEY_MESSAGES_DEFAULT <= MESSAGE_KEY_MESSAGES_MAX)
 assert(MESSAGE_KEY_BYTES_DEFAULT <= MESSAGE_KEY_BYTES_MAX)
 assert(MESSAGE_KEY_BYTES_MAX + BATCH_MESSAGES_MAX * MESSAGE_BYTES_MAX <= Number.MAX_SAFE_INTEGER)
 assert(BATCH_MESSAGES_MAX <= MESSAGE_KEY_MESSAGES_DEFAULT)
+assert(ROTATION_CONFLICT_MS < ROTATION_PERIOD_DAYS_MIN * DAY_MS)
+// setTimeout takes 31 bits.
+assert(SCHEDULER_RECHECK_MS < 2 ** 31)
 assert(MESSAGE_BYTES_MAX < REQUEST_BYTES_MAX_DEFAULT)
 assert(2 * REQUEST_BYTES_MAX_DEFAULT < IN_FLIGHT_BYTES_DEFAULT)
 assert(2 * DATA_KEY_CACHE_ENTRIES_DEFAULT + KEY_MATERIAL_OPEN_MAX < KEY_TABLE_SLOTS)

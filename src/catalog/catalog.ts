@@ -6,9 +6,11 @@ import { Kysely, type Transaction } from 'kysely'
 import { join } from 'node:path'
 
 import { KeyfoldError } from '../errors.ts'
+import { DestroyedLog } from './destroyed-log.ts'
+import { destroyAgain } from './destruction.ts'
 import { migrate } from './migrations.ts'
 import type { CatalogTables } from './schema.ts'
-import { SqliteDialect } from './sqlite-dialect.ts'
+import { scrubFiles, SqliteDialect } from './sqlite-dialect.ts'
 
 export type CatalogTransaction = Transaction<CatalogTables>
 
@@ -23,33 +25,53 @@ export interface Catalog {
    * when the promise resolves.
    */
   change<T>(work: (transaction: CatalogTransaction, changeNumber: number) => Promise<T>): Promise<T>
+  /** Written before a transaction that destroys commits. */
+  readonly destroyed: DestroyedLog
+  /** Leaves nothing of what was destroyed in the catalog's files; does nothing where there can be nothing. */
+  scrub(): Promise<void>
   close(): Promise<void>
 }
 
 const FILE = 'catalog.sqlite'
 
-/** Errors: CATALOG_UNAVAILABLE, CONFIG_INVALID. */
-export async function openCatalog(options: {
+export interface CatalogOptions {
   readonly dataDirectory: string
   readonly region: string
   readonly account: string
   readonly otherRegions?: readonly string[]
-}): Promise<Catalog> {
+}
+
+/** Errors: CATALOG_UNAVAILABLE, CONFIG_INVALID. */
+export async function openCatalog(options: CatalogOptions): Promise<Catalog> {
   const db = new Kysely<CatalogTables>({
     dialect: new SqliteDialect(join(options.dataDirectory, FILE)),
   })
+  let destroyed: DestroyedLog | undefined
   try {
     await migrate(db)
     await freezeIdentity(db, options)
+    // Only now is the directory known to be nobody else's.
+    destroyed = await DestroyedLog.open(options.dataDirectory)
+    const catalog = catalogOf(db, destroyed, options)
+    await honour(catalog)
+    return catalog
   } catch (error) {
+    await destroyed?.close()
     await db.destroy()
     throw error
   }
+}
+
+function catalogOf(
+  db: Kysely<CatalogTables>,
+  destroyed: DestroyedLog,
+  { region, account, otherRegions = [] }: CatalogOptions,
+): Catalog {
   return {
     db,
-    region: options.region,
-    account: options.account,
-    regions: [options.region, ...(options.otherRegions ?? [])],
+    region,
+    account,
+    regions: [region, ...otherRegions],
     change: (work) =>
       db.transaction().execute(async (transaction) => {
         const { number } = await transaction
@@ -59,8 +81,27 @@ export async function openCatalog(options: {
           .executeTakeFirstOrThrow()
         return work(transaction, number)
       }),
-    close: () => db.destroy(),
+    destroyed,
+    scrub: async () => {
+      if (!destroyed.needsScrub) return
+      await scrubFiles(db)
+      await destroyed.recordScrubbed()
+    },
+    close: async () => {
+      await db.destroy()
+      await destroyed.close()
+    },
   }
+}
+
+/** This catalog may be a copy from before something was destroyed, or a crash came between the log and the commit. */
+async function honour(catalog: Catalog): Promise<void> {
+  if (catalog.destroyed.isEmpty) return
+  const destroyedSome = await catalog.change((transaction, changeNumber) =>
+    destroyAgain(transaction, catalog.destroyed, Date.now(), changeNumber),
+  )
+  if (destroyedSome) catalog.destroyed.mustScrub()
+  await catalog.scrub()
 }
 
 async function freezeIdentity(

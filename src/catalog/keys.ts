@@ -133,17 +133,114 @@ export async function insertMaterial(
     .execute()
 }
 
+type KeyChange = Partial<Omit<KeyRow, 'id' | 'createdAtMs' | 'changeNumber'>>
+
 export async function updateKey(
   db: Queries,
   id: string,
-  change: Partial<Omit<KeyRow, 'id' | 'createdAtMs' | 'changeNumber'>>,
+  change: KeyChange,
   changeNumber: number,
 ): Promise<void> {
+  await updateKeys(db, [id], change, changeNumber)
+}
+
+export async function updateKeys(
+  db: Queries,
+  ids: readonly string[],
+  change: KeyChange,
+  changeNumber: number,
+): Promise<void> {
+  if (ids.length === 0) return
   await db
     .updateTable('kmsKeys')
     .set({ ...change, changeNumber })
-    .where('id', '=', id)
+    .where('id', 'in', [...ids])
     .execute()
+}
+
+/** The keys that share the material of this one: itself, and of a multi-Region key the others that are there. */
+export async function readFamily(
+  db: Queries,
+  id: string,
+): Promise<readonly Pick<KeyRow, 'id' | 'state' | 'multiRegion' | 'pendingWindowDays'>[]> {
+  const owner = materialOwner(id)
+  let query = db
+    .selectFrom('kmsKeys')
+    .select(['id', 'state', 'multiRegion', 'pendingWindowDays'])
+    .where('state', '!=', 'Deleted')
+    .orderBy('id')
+  query = owner.startsWith('mrk-')
+    ? query.where((where) => where.or([where('id', '=', owner), where('id', 'like', `${owner}@%`)]))
+    : query.where('id', '=', owner)
+  return query.execute()
+}
+
+/** A version of key material as its history shows it. */
+export type MaterialRow = Readonly<Omit<CatalogTables['keyMaterials'], 'stored' | 'publicKey'>>
+
+/** Ascending by version, tombstones too. */
+export async function listMaterials(
+  db: Queries,
+  kmsKeyId: string,
+  filter: {
+    readonly afterVersion: number
+    readonly limit: number
+    /** Without those that came with the key itself or were imported. */
+    readonly rotationsOnly: boolean
+  },
+): Promise<readonly MaterialRow[]> {
+  let query = db
+    .selectFrom('keyMaterials')
+    .select([
+      'kmsKeyId',
+      'version',
+      'createdAtMs',
+      'destroyedAtMs',
+      'rotation',
+      'validToMs',
+      'fingerprint',
+      'description',
+    ])
+    .where('kmsKeyId', '=', kmsKeyId)
+    .where('version', '>', filter.afterVersion)
+    .orderBy('version')
+    .limit(filter.limit)
+  if (filter.rotationsOnly) query = query.where('rotation', 'is not', null)
+  return query.execute()
+}
+
+export async function countRotationsOnDemand(db: Queries, kmsKeyId: string): Promise<number> {
+  const { count } = await db
+    .selectFrom('keyMaterials')
+    .select((expression) => expression.fn.countAll<number>().as('count'))
+    .where('kmsKeyId', '=', kmsKeyId)
+    .where('rotation', '=', 'ON_DEMAND')
+    .executeTakeFirstOrThrow()
+  return Number(count)
+}
+
+/** Uses of before this table were not recorded. */
+export async function readUsesRecordedSinceMs(db: Queries): Promise<number> {
+  const { ranAtMs } = await db
+    .selectFrom('migrations')
+    .select('ranAtMs')
+    .where('name', '=', '0002-control-plane')
+    .executeTakeFirstOrThrow()
+  return ranAtMs
+}
+
+/** Under whichever version it was. */
+export async function readLastUse(
+  db: Queries,
+  kmsKeyId: string,
+): Promise<{ readonly lastUsedAtMs: number; readonly lastOperation: string } | undefined> {
+  return db
+    .selectFrom('keyUses')
+    .select(['lastUsedAtMs', 'lastOperation'])
+    .where('kmsKeyId', '=', kmsKeyId)
+    .orderBy('lastUsedAtMs', 'desc')
+    .limit(1)
+    .executeTakeFirst()
 }
 
 export async function putTags(

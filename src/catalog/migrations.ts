@@ -14,6 +14,7 @@ interface Migration {
 const MIGRATIONS: readonly Migration[] = [
   { name: '0001-kms-keys-and-tokens', up: createTables },
   { name: '0002-control-plane', up: addControlPlane },
+  { name: '0003-due-moments', up: addDueMoments },
 ]
 
 /** Runs what has not run yet. A catalog of a newer keyfold is refused rather than misread. */
@@ -208,6 +209,22 @@ async function addControlPlane(transaction: Transaction<CatalogTables>): Promise
     .addColumn('lastOperation', 'text', (column) => column.notNull())
     .addPrimaryKeyConstraint('keyUsesKey', ['kmsKeyId', 'version'])
     .execute()
+}
+
+/** What is due is found among the keys that wait for something, which are few. */
+async function addDueMoments(transaction: Transaction<CatalogTables>): Promise<void> {
+  for (const [index, table, column] of [
+    ['kmsKeysToDelete', 'kmsKeys', 'deletionAtMs'],
+    ['kmsKeysToRotate', 'kmsKeys', 'nextRotationAtMs'],
+    ['keyMaterialsToExpire', 'keyMaterials', 'validToMs'],
+  ] as const) {
+    await transaction.schema
+      .createIndex(index)
+      .on(table)
+      .column(column)
+      .where(sql.ref(column), 'is not', null)
+      .execute()
+  }
 }
 
 /** What AWS KMS gives a key that is created without a policy; written out, for this step never changes. */

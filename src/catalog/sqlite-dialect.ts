@@ -6,6 +6,7 @@ import { Worker } from 'node:worker_threads'
 
 import {
   CompiledQuery,
+  sql,
   SqliteAdapter,
   SqliteIntrospector,
   SqliteQueryCompiler,
@@ -20,6 +21,7 @@ import {
 } from 'kysely'
 
 import { KeyfoldError } from '../errors.ts'
+import type { CatalogTables } from './schema.ts'
 
 export interface CatalogWorkerData {
   readonly file: string
@@ -57,6 +59,15 @@ export class SqliteDialect implements Dialect {
   createIntrospector(db: Kysely<unknown>): DatabaseIntrospector {
     return new SqliteIntrospector(db)
   }
+}
+
+/**
+ * Overwrites what is no longer there. secure_delete clears what is freed, but not what a page keeps of a row that moved
+ * to another page; a VACUUM writes every page anew. Then the write-ahead log, which holds the old pages, is emptied.
+ */
+export async function scrubFiles(db: Kysely<CatalogTables>): Promise<void> {
+  await sql`vacuum`.execute(db)
+  await sql`pragma wal_checkpoint(truncate)`.execute(db)
 }
 
 class SqliteDriver implements Driver {
