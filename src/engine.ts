@@ -18,6 +18,7 @@ import { AccessKeys } from './kms/access-keys.ts'
 import { Authorizer } from './kms/authorizer.ts'
 import { IdentityPolicies } from './kms/identity-policies.ts'
 import { Kms } from './kms/kms.ts'
+import { Scheduler } from './kms/scheduler.ts'
 import { Tokens } from './kms/tokens.ts'
 import { Pool } from './pool/pool.ts'
 import { BoundedSlotPool } from './pool/slot-pool.ts'
@@ -43,6 +44,8 @@ export interface Engine {
   readonly authorizer: Authorizer
   readonly envelope: Envelope
   readonly slots: BoundedSlotPool
+  /** Runs by itself. */
+  readonly scheduler: Scheduler
   counters(): EngineCounters
   /** Wipes every key in memory. Until a restart everything that needs one answers LOCKED. */
   lock(): void
@@ -58,7 +61,11 @@ const SWEEP_MS = 5_000
 /** Errors: CONFIG_INVALID, ROOT_KEY_INVALID, CATALOG_UNAVAILABLE, NATIVE_UNAVAILABLE. */
 export async function openEngine(
   config: Config,
-  options: { readonly log: (message: string) => void },
+  options: {
+    readonly log: (message: string) => void
+    /** What waiting periods, rotations and expiries go by; the system's clock where absent. */
+    readonly wallClockMs?: () => number
+  },
 ): Promise<Engine> {
   const crypto = chooseCrypto(config.crypto, { memoryLock: config.memoryLock, log: options.log })
   const root = crypto.importKey(readRootKey(config, crypto))
@@ -66,7 +73,8 @@ export async function openEngine(
   const secretSealer = new SecretSealer(crypto, root)
   crypto.releaseKey(root)
   const catalog = await openCatalog(config)
-  const kms = new Kms(catalog, [keyStore])
+  const { wallClockMs = Date.now, log } = options
+  const kms = new Kms(catalog, [keyStore], wallClockMs)
   const tokens = await Tokens.load(catalog)
   const accessKeys = await AccessKeys.load(catalog, secretSealer)
   const identityPolicies = await IdentityPolicies.load(catalog)
@@ -99,6 +107,13 @@ export async function openEngine(
     const kmsKey = kms.registry.current(kmsKeyId)
     if (kmsKey !== undefined) kms.keyStoreOf(kmsKey).forget(kmsKey.idBytes)
   })
+  const scheduler = new Scheduler({ catalog, works: kms.dueWorks, nowMs: wallClockMs, log })
+  kms.registry.onChange((kmsKeyId) => {
+    // A key that was enabled again may be overdue; imported material may expire in a moment.
+    const { nextRotationAtMs, origin } = kms.registry.current(kmsKeyId) ?? {}
+    if (nextRotationAtMs !== undefined || origin === 'EXTERNAL') scheduler.wake()
+  })
+  scheduler.wake()
   const sweeper = setInterval(() => dataKeys.sweep(), SWEEP_MS)
   sweeper.unref()
   let locked = false
@@ -113,6 +128,7 @@ export async function openEngine(
     authorizer,
     envelope,
     slots,
+    scheduler,
     counters: () => ({
       ...dataKeys.counters,
       sealKeys: dataKeys.sealKeys,
@@ -142,6 +158,7 @@ export async function openEngine(
     },
     close: async () => {
       clearInterval(sweeper)
+      await scheduler.stop()
       dataKeys.purgeAll()
       await pool.close()
       await keyStore.close()

@@ -49,6 +49,7 @@ export async function startService(
   options: {
     readonly settings?: SettingTexts
     readonly filesFrom?: string
+    readonly wallClockMs?: () => number
   } = {},
 ): Promise<Service> {
   const dataDirectory = mkdtempSync(join(tmpdir(), 'keyfold-test-'))
@@ -65,8 +66,9 @@ export async function startService(
     write: (line) => void logged.push(line),
   })
   const log = { log: (message: string): void => serverLog.warn(message) }
+  const { wallClockMs = Date.now } = options
   const token = options.filesFrom === undefined ? await initDataDirectory(config, log) : ''
-  const engine = await openEngine(config, log)
+  const engine = await openEngine(config, { ...log, wallClockMs })
   const admin =
     token === ''
       ? await engine.tokens.create({

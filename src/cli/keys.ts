@@ -18,6 +18,10 @@ interface CreateFlags extends KeysFlags {
   readonly tag?: Pairs
 }
 
+interface DaysFlags extends KeysFlags {
+  readonly days?: number
+}
+
 export function addKeys(program: Command): void {
   const keys = program
     .command('keys')
@@ -55,6 +59,8 @@ Example:
     ['enable', 'let a key be used again'],
     ['disable', 'nothing is encrypted or decrypted under the key until it is enabled'],
     ['rotate', 'new key material; what was encrypted before still decrypts'],
+    ['disable-rotation', 'the key is rotated on demand only'],
+    ['cancel-deletion', 'the key stays; it is disabled until it is enabled'],
   ] as const) {
     add(`${change} <key>`, summary).action((key: string, flags: KeysFlags) =>
       withServer(flags, async (keyfold) =>
@@ -62,6 +68,45 @@ Example:
       ),
     )
   }
+  addDays(
+    add('enable-rotation <key>', 'rotate the key by itself from now on'),
+    'enable-rotation',
+    'periodDays',
+    'from one rotation to the next: 90 to 2560, 365 where not given',
+  )
+  addDays(
+    add(
+      'schedule-deletion <key>',
+      'after a waiting period the key and all that was encrypted under it are lost for ever',
+    ),
+    'schedule-deletion',
+    'pendingWindowDays',
+    'waiting period: 7 to 30, 30 where not given',
+  )
+  add('rotations <key>', 'list the rotations of a key').action((key: string, flags: KeysFlags) =>
+    withServer(flags, (keyfold) => showRotations(keyfold, key, flags)),
+  )
+}
+
+/** What takes days: `field` of the request. */
+function addDays(command: Command, change: string, field: string, meaning: string): void {
+  command
+    .option('--days <number>', meaning, Number)
+    .action((key: string, { days, ...flags }: DaysFlags) =>
+      withServer(flags, async (keyfold) =>
+        show(await keyfold.manage('POST', `${pathOf(key)}/${change}`, { [field]: days }), flags),
+      ),
+    )
+}
+
+async function showRotations(keyfold: Keyfold, key: string, { json }: KeysFlags): Promise<void> {
+  const found = await listPages(keyfold, `${pathOf(key)}/rotations`, 'rotations')
+  if (json === true) {
+    printJson(found)
+    return
+  }
+  const rows = found.map(({ rotatedAtMs, ...row }) => ({ ...row, rotated: showTime(rotatedAtMs) }))
+  printRows(rows, ['version', 'rotated', 'type', 'state'])
 }
 
 function create(keyfold: Keyfold, { description, alias, tag }: CreateFlags): Promise<PlainValue> {
@@ -73,8 +118,26 @@ function show(key: PlainValue, { json }: KeysFlags): void {
     printJson(key)
     return
   }
-  const { createdAtMs, ...fields } = key as Readonly<Record<string, PlainValue>>
-  printFields({ ...fields, created: showTime(createdAtMs) })
+  const {
+    createdAtMs,
+    deletionAtMs,
+    pendingWindowDays,
+    rotationPeriodDays,
+    nextRotationAtMs,
+    ...fields
+  } = key as Readonly<Record<string, PlainValue>>
+  printFields({
+    ...fields,
+    created: showTime(createdAtMs),
+    rotation:
+      typeof rotationPeriodDays === 'number'
+        ? `every ${rotationPeriodDays} days, next ${showTime(nextRotationAtMs)}`
+        : 'on demand',
+    ...(typeof deletionAtMs === 'number' ? { deletion: showTime(deletionAtMs) } : {}),
+    ...(typeof deletionAtMs !== 'number' && typeof pendingWindowDays === 'number'
+      ? { deletion: `${pendingWindowDays} days after that of the last replica` }
+      : {}),
+  })
 }
 
 function pathOf(key: string): string {

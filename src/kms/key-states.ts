@@ -8,7 +8,7 @@
  *     U  UnsupportedOperationException
  */
 import { KeyfoldError } from '../errors.ts'
-import { STATE_WORDS, type KeyState, type KmsKey } from './kms-key.ts'
+import { STATE_WORDS, type KeyOrigin, type KeyState, type KmsKey } from './kms-key.ts'
 
 const STATES = [
   'Enabled',
@@ -49,12 +49,12 @@ const OPERATIONS = {
   UpdateKeyDescription: 'YYSSYY',
   EnableKey: 'YYSSSY',
   DisableKey: 'YYSSSY',
-  EnableKeyRotation: 'YDSSUS',
-  DisableKeyRotation: 'YDSSUS',
+  EnableKeyRotation: 'YDSSUU',
+  DisableKeyRotation: 'YDSSUU',
   RotateKeyOnDemand: 'YDSSSS',
-  GetKeyRotationStatus: 'YYYYUS',
-  GetParametersForImport: 'YYSSYS',
-  ImportKeyMaterial: 'YYSSYS',
+  GetKeyRotationStatus: 'YYYYUU',
+  GetParametersForImport: 'YYSSYU',
+  ImportKeyMaterial: 'YYSSYU',
   DeleteImportedKeyMaterial: 'YYYYYY',
   DescribeKey: 'YYYYYY',
   GetKeyPolicy: 'YYYYYY',
@@ -71,21 +71,34 @@ const OPERATIONS = {
 
 export type KeyOperation = keyof typeof OPERATIONS
 
+/** Operations for keys of one origin, in whichever state they are (the guide's footnotes 7 and 9). */
+const ORIGINS: Partial<Record<KeyOperation, KeyOrigin>> = {
+  EnableKeyRotation: 'AWS_KMS',
+  DisableKeyRotation: 'AWS_KMS',
+  GetKeyRotationStatus: 'AWS_KMS',
+  GetParametersForImport: 'EXTERNAL',
+  ImportKeyMaterial: 'EXTERNAL',
+  DeleteImportedKeyMaterial: 'EXTERNAL',
+}
+
 /** Throws KMS_KEY_DISABLED, KMS_KEY_STATE_INVALID or OPERATION_UNSUPPORTED, in AWS KMS's words. */
 export function assertOperable(
   operation: KeyOperation,
-  { state, arn }: Pick<KmsKey, 'state' | 'arn'>,
+  { state, arn, origin }: Pick<KmsKey, 'state' | 'arn' | 'origin'>,
 ): void {
+  const unsupported = (): KeyfoldError =>
+    new KeyfoldError(
+      'OPERATION_UNSUPPORTED',
+      `${arn} origin is ${origin} which is not valid for this operation.`,
+    )
+  if ((ORIGINS[operation] ?? origin) !== origin) throw unsupported()
   switch (OPERATIONS[operation][STATES.indexOf(state)]) {
     case 'Y':
       return
     case 'D':
       throw new KeyfoldError('KMS_KEY_DISABLED', `${arn} is disabled.`)
     case 'U':
-      throw new KeyfoldError(
-        'OPERATION_UNSUPPORTED',
-        `${arn} origin is EXTERNAL which is not valid for this operation.`,
-      )
+      throw unsupported()
     default:
       throw new KeyfoldError(
         'KMS_KEY_STATE_INVALID',

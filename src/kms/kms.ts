@@ -10,6 +10,8 @@ import type { KeyStore } from '../key-stores/key-store.ts'
 import { DESCRIPTION_CHARACTERS_MAX } from '../limits.ts'
 import { Aliases, insertNewAlias } from './aliases.ts'
 import { defaultKeyPolicy } from './default-policy.ts'
+import { Deletions } from './deletions.ts'
+import { Expiries } from './expiries.ts'
 import type { KeyManager, KeyOrigin, KeyState, KmsKey } from './kms-key.ts'
 import {
   pageLimit,
@@ -22,7 +24,8 @@ import {
 import { compileKeyPolicy } from './policy/document.ts'
 import { checkAliasName, createKeyId, keyArn, keyIdBytes } from './reference.ts'
 import { KeyRegistry } from './registry.ts'
-import { Rotations } from './rotations.ts'
+import { rotationScheduleOf, Rotations } from './rotations.ts'
+import type { DueWork } from './scheduler.ts'
 import { checkTags, Tags } from './tags.ts'
 
 export interface NewKey {
@@ -54,6 +57,17 @@ export interface KeyMetadata {
   readonly keyStore: string
   readonly aliases: readonly string[]
   readonly tags: Readonly<Record<string, string>>
+  /** While its deletion is scheduled. */
+  readonly deletionAtMs: number | undefined
+  readonly pendingWindowDays: number | undefined
+  /** While it is rotated by itself. */
+  readonly rotationPeriodDays: number | undefined
+  readonly nextRotationAtMs: number | undefined
+}
+
+export interface KeyLastUse {
+  readonly last: { readonly lastUsedAtMs: number; readonly lastOperation: string } | undefined
+  readonly trackedSinceMs: number
 }
 
 export class Kms {
@@ -61,6 +75,9 @@ export class Kms {
   readonly aliases: Aliases
   readonly tags: Tags
   readonly rotations: Rotations
+  readonly deletions: Deletions
+  /** What becomes due, by what it is called in the log. */
+  readonly dueWorks: Readonly<Record<string, DueWork>>
   readonly #parts: KmsParts
 
   constructor(
@@ -84,6 +101,13 @@ export class Kms {
     this.aliases = new Aliases(this.#parts)
     this.tags = new Tags(this.#parts)
     this.rotations = new Rotations(this.#parts)
+    this.deletions = new Deletions(this.#parts)
+    // Deletions before rotations: nothing is rotated on its last day.
+    this.dueWorks = {
+      'expiry of imported key material': new Expiries(this.#parts),
+      'deletion of a key': this.deletions,
+      'rotation of a key': this.rotations,
+    }
   }
 
   keyStoreOf(kmsKey: KmsKey): KeyStore {
@@ -137,6 +161,16 @@ export class Kms {
     return this.registry.resolve(reference)
   }
 
+  /** What the record of uses says of this key, and since when there is one. Keys of a family are told apart. */
+  async lastUse({ id, createdAtMs }: KmsKey): Promise<KeyLastUse> {
+    const { db } = this.#parts.catalog
+    const recordedSinceMs = await catalogKeys.readUsesRecordedSinceMs(db)
+    return {
+      last: await catalogKeys.readLastUse(db, id),
+      trackedSinceMs: Math.max(createdAtMs, recordedSinceMs),
+    }
+  }
+
   async listKeys(
     request: PageRequest = {},
   ): Promise<Page<{ readonly keyId: string; readonly arn: string }>> {
@@ -188,6 +222,7 @@ export class Kms {
 }
 
 export function metadataOf(record: KmsKey): KeyMetadata {
+  const rotation = rotationScheduleOf(record)
   return {
     keyId: record.keyId,
     arn: record.arn,
@@ -200,6 +235,10 @@ export function metadataOf(record: KmsKey): KeyMetadata {
     keyStore: record.keyStore,
     aliases: record.aliases,
     tags: Object.fromEntries(record.tags),
+    deletionAtMs: record.deletionAtMs,
+    pendingWindowDays: record.pendingWindowDays,
+    rotationPeriodDays: rotation?.periodDays,
+    nextRotationAtMs: rotation?.nextAtMs,
   }
 }
 

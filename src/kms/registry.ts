@@ -15,6 +15,8 @@ import { keyArn, keyIdBytes, keyIdsOfBytes, parseKeyReference, replicaRowId } fr
 /** Keys and aliases kept in memory; the rest is read when it is named. */
 const RECORDS_MAX = 65_536
 const PEEKED_MAX = 4_096
+/** Keys that were removed and may still be in the hands of a request. */
+const REMOVED_MAX = 4_096
 
 /** `now` is the key as it stands in the transaction, whatever memory says. */
 type Change = (transaction: CatalogTransaction, changeNumber: number, now: KmsKey) => Promise<void>
@@ -27,6 +29,8 @@ export class KeyRegistry implements KmsKeyRegistry {
   readonly #aliases = new LRUCache<string, string>({ max: RECORDS_MAX })
   /** What names stood for since the last change: the hot path parses none of them twice. */
   readonly #peeked = new Map<string, KmsKey>()
+  /** What current() answers of keys that are gone: whoever holds an old record must not take it for the latest. */
+  readonly #removed = new LRUCache<string, KmsKey>({ max: REMOVED_MAX })
   readonly #listeners: ((kmsKeyId: string) => void)[] = []
   /** Grows with every change: whoever read the catalog meanwhile reads again. */
   #changes = 0
@@ -75,7 +79,7 @@ export class KeyRegistry implements KmsKeyRegistry {
       // A change may have moved the alias while the catalog was read: what was read is then old.
       if (this.#changes !== changes) continue
       this.#aliases.set(known, id)
-      return this.#load(id)
+      return this.load(id)
     }
   }
 
@@ -96,7 +100,7 @@ export class KeyRegistry implements KmsKeyRegistry {
   }
 
   current(id: string): KmsKey | undefined {
-    return this.#records.get(id)
+    return this.#records.get(id) ?? this.#removed.get(id)
   }
 
   onChange(listener: (kmsKeyId: string) => void): void {
@@ -115,6 +119,28 @@ export class KeyRegistry implements KmsKeyRegistry {
       assertOperable(operation, now)
       await work(transaction, changeNumber, now)
     })
+  }
+
+  /**
+   * Commits `work`, which erases the key, and forgets it; where work answers false, nothing happened. What the data
+   * plane had of it is gone in the same tick.
+   */
+  async remove(
+    id: string,
+    work: (transaction: CatalogTransaction, changeNumber: number, now: KmsKey) => Promise<boolean>,
+  ): Promise<boolean> {
+    const removed = await this.#catalog.change(async (transaction, changeNumber) => {
+      const now = this.#recordOf(await readExisting(transaction, id), this.#epoch)
+      return (await work(transaction, changeNumber, now)) ? now : undefined
+    })
+    if (removed === undefined) return false
+    for (const alias of removed.aliases) this.setAlias(alias, removed.region, undefined)
+    this.#removed.set(
+      id,
+      Object.freeze({ ...removed, materials: new Map(), epoch: this.#epoch + 1 }),
+    )
+    this.forget(id)
+    return true
   }
 
   /** As change, of a key that `work` inserts. */
@@ -138,6 +164,7 @@ export class KeyRegistry implements KmsKeyRegistry {
     const moved = before === undefined || !isSameMaterial(before, stored)
     const record = this.#recordOf(stored, moved ? ++this.#epoch : before.epoch)
     this.#records.set(id, record)
+    this.#removed.delete(id)
     this.#peeked.clear()
     // Tags, aliases, grants and policies leave data keys where they are: they are asked for at every use.
     if (moved) for (const listener of this.#listeners) listener(id)
@@ -160,6 +187,16 @@ export class KeyRegistry implements KmsKeyRegistry {
     for (const listener of this.#listeners) listener(id)
   }
 
+  /** A change of what a family of multi-Region keys shares: whatever else is known of it is read again. */
+  forgetRelatives({ id, keyId, multiRegion }: KmsKey): void {
+    if (multiRegion === undefined) return
+    for (const region of this.#catalog.regions) {
+      for (const row of this.#rowIds(keyId, region)) {
+        if (row !== id && this.#records.has(row)) this.forget(row)
+      }
+    }
+  }
+
   /** How the catalog names an alias: those of other regions than its own carry the region. */
   rowOfAlias(alias: string, region: string): string {
     return region === this.#catalog.region ? alias : `${alias}@${region}`
@@ -175,7 +212,7 @@ export class KeyRegistry implements KmsKeyRegistry {
   async #loadFirst(ids: readonly string[], region: string): Promise<KmsKey> {
     for (const id of ids) {
       try {
-        const record = await this.#load(id)
+        const record = await this.load(id)
         if (record.region === region) return record
       } catch (error) {
         if (!(error instanceof KeyfoldError && error.code === 'KMS_KEY_NOT_FOUND')) throw error
@@ -184,7 +221,8 @@ export class KeyRegistry implements KmsKeyRegistry {
     throw new KeyfoldError('KMS_KEY_NOT_FOUND')
   }
 
-  async #load(id: string): Promise<KmsKey> {
+  /** By the name of its row. Throws KMS_KEY_NOT_FOUND. */
+  async load(id: string): Promise<KmsKey> {
     for (;;) {
       const known = this.#records.get(id)
       if (known !== undefined) return known

@@ -226,7 +226,7 @@ export async function authorizeKey(
   return kmsKey
 }
 
-function describe(kmsKey: KmsKey): PlainValue {
+export function describe(kmsKey: KmsKey): PlainValue {
   return { ...metadataOf(kmsKey) }
 }
 
@@ -245,7 +245,7 @@ function page(
   return { [name]: items, nextMarker }
 }
 
-function pageRequest(query: URLSearchParams): {
+export function pageRequest(query: URLSearchParams): {
   limit: number | undefined
   marker: string | undefined
 } {
@@ -267,6 +267,15 @@ export function optionalText(fields: ReadonlyMap<string, Value>, name: string): 
   if (value === undefined) return undefined
   if (typeof value !== 'string') throw malformed(name, 'a string is needed')
   return value
+}
+
+export function optionalNumber(
+  fields: ReadonlyMap<string, Value>,
+  name: string,
+): number | undefined {
+  const value = fields.get(name)
+  if (value === undefined || typeof value === 'number') return value
+  throw malformed(name, 'an unsigned integer is needed')
 }
 
 function textList(fields: ReadonlyMap<string, Value>, name: string): readonly string[] {
@@ -291,12 +300,8 @@ export function optionalBoolean(
 
 /** The moment that `expiresInSeconds` is away from now. */
 function optionalExpiry(fields: ReadonlyMap<string, Value>): number | undefined {
-  const seconds = fields.get('expiresInSeconds')
-  if (seconds === undefined) return undefined
-  if (typeof seconds !== 'number') {
-    throw malformed('expiresInSeconds', 'an unsigned integer is needed')
-  }
-  return Date.now() + 1000 * seconds
+  const seconds = optionalNumber(fields, 'expiresInSeconds')
+  return seconds === undefined ? undefined : Date.now() + 1000 * seconds
 }
 
 export function optionalTexts(

@@ -3,6 +3,7 @@
  * for all of them.
  */
 import type { OperationName } from '../format/requests.ts'
+import * as lifecycle from './lifecycle.ts'
 import * as management from './management.ts'
 import type { ManagementHandler } from './management.ts'
 import * as policies from './policies.ts'
@@ -52,6 +53,13 @@ export const ROUTES: readonly Route[] = [
     'key',
     'context',
   ]),
+  manage('post', '/v1/keys/:name/enable-rotation', lifecycle.enableRotation, ['periodDays']),
+  manage('post', '/v1/keys/:name/disable-rotation', lifecycle.disableRotation),
+  manage('get', '/v1/keys/:name/rotations', lifecycle.listRotations),
+  manage('post', '/v1/keys/:name/schedule-deletion', lifecycle.scheduleDeletion, [
+    'pendingWindowDays',
+  ]),
+  manage('post', '/v1/keys/:name/cancel-deletion', lifecycle.cancelDeletion),
   manage('get', '/v1/aliases', management.listAliases),
   manage('post', '/v1/aliases', management.createAlias, ['alias', 'key']),
   manage('put', '/v1/aliases/:name', management.updateAlias, ['key']),

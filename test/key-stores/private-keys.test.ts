@@ -25,8 +25,14 @@ const refusedCatalog = { code: 'ROOT_KEY_INVALID' }
 const refusedMaterial = { code: 'KEY_MATERIAL_INCORRECT' }
 
 const rootKey = randomBytes(32)
-const storeOn = (crypto: Crypto): LocalKeyStore =>
-  new LocalKeyStore(crypto, Uint8Array.from(rootKey))
+const storeOn = (crypto: Crypto): LocalKeyStore => {
+  const root = crypto.importKey(Uint8Array.from(rootKey))
+  try {
+    return new LocalKeyStore(crypto, root)
+  } finally {
+    crypto.releaseKey(root)
+  }
+}
 
 async function make(
   store: LocalKeyStore,

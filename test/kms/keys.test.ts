@@ -240,7 +240,7 @@ describe('rotation', () => {
     const refused = answers.filter((answer) => answer.code !== undefined)
     expect(done.length).toBeGreaterThanOrEqual(1)
     expect(new Set(refused.map((answer) => answer.code)).size).toBeLessThanOrEqual(1)
-    for (const answer of refused) expect(answer.code).toBe('KMS_KEY_STATE_INVALID')
+    for (const answer of refused) expect(answer.code).toBe('KMS_KEY_ROTATING')
     const { currentVersion, materials } = await service.engine.kms.registry.resolve(key)
     expect(currentVersion).toBe(1 + done.length)
     expect([...materials.keys()]).toEqual(Array.from({ length: currentVersion }, (_, i) => i + 1))

@@ -1,12 +1,19 @@
 /** Every operation of AWS KMS that is answered here, by name. */
 import { ALIAS_OPERATIONS } from './aliases.ts'
+import { DELETION_OPERATIONS } from './deletion.ts'
 import { KEY_OPERATIONS } from './keys.ts'
 import type { Operation } from './operation.ts'
+import { ROTATION_OPERATIONS } from './rotation.ts'
 import { SYMMETRIC_OPERATIONS } from './symmetric.ts'
 import { TAG_OPERATIONS } from './tags.ts'
 
 export const OPERATIONS: ReadonlyMap<string, Operation> = new Map(
-  [...KEY_OPERATIONS, ...ALIAS_OPERATIONS, ...TAG_OPERATIONS, ...SYMMETRIC_OPERATIONS].map(
-    (operation) => [operation.name, operation],
-  ),
+  [
+    ...KEY_OPERATIONS,
+    ...ALIAS_OPERATIONS,
+    ...TAG_OPERATIONS,
+    ...ROTATION_OPERATIONS,
+    ...DELETION_OPERATIONS,
+    ...SYMMETRIC_OPERATIONS,
+  ].map((operation) => [operation.name, operation]),
 )
