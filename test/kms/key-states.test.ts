@@ -1,0 +1,262 @@
+/**
+ * Key state × operation, every cell of the table in the AWS KMS Developer Guide ("Key states of AWS KMS keys"), typed in
+ * from there. Operations that are answered are asked for real; of the others the rule alone is asked.
+ */
+import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+
+import { ERRORS, KeyfoldError } from '../../dist/errors.js'
+import { assertOperable, type KeyOperation } from '../../dist/kms/key-states.js'
+import type { KeyOrigin, KeyState } from '../../dist/kms/kms-key.js'
+import { OPERATIONS } from '../../dist/server/aws/operations.js'
+import { ask, type AwsReply } from '../aws.ts'
+import { runInCatalog } from '../catalog/file.ts'
+import { startService, type Service } from '../service.ts'
+
+/** Enabled | Disabled | Pending (replica) deletion | Pending import | Unavailable; Creating and Updating pass unseen. */
+const GUIDE = `
+CancelKeyDeletion                   | 4  | 4      | Y      | 4  | 4
+CreateAlias                         | Y  | Y      | 3      | Y  | Y
+CreateGrant                         | Y  | 1      | 2 or 3 | 5  | Y
+Decrypt                             | Y  | 1      | 2 or 3 | 5  | 11
+DeleteAlias                         | Y  | Y      | Y      | Y  | Y
+DeleteImportedKeyMaterial           | ?9 | ?9     | ?9     | Y  | N/A
+DescribeKey                         | Y  | Y      | Y      | Y  | Y
+DisableKey                          | Y  | Y      | 3      | 5  | Y
+DisableKeyRotation                  | ?7 | 1 or 7 | 3 or 7 | 6  | 7
+EnableKey                           | Y  | Y      | 3      | 5  | Y
+EnableKeyRotation                   | ?7 | 1 or 7 | 3 or 7 | 6  | 7
+Encrypt                             | Y  | 1      | 2 or 3 | 5  | 11
+GenerateDataKey                     | Y  | 1      | 2 or 3 | 5  | 11
+GenerateDataKeyPair                 | Y  | 1      | 2 or 3 | 5  | 11
+GenerateDataKeyPairWithoutPlaintext | Y  | 1      | 2 or 3 | 5  | 11
+GenerateDataKeyWithoutPlaintext     | Y  | 1      | 2 or 3 | 5  | 11
+GenerateMac                         | Y  | 1      | 2 or 3 | N/A | N/A
+GetKeyPolicy                        | Y  | Y      | Y      | Y  | Y
+GetKeyRotationStatus                | ?7 | ?7     | ?7     | 6  | 7
+GetParametersForImport              | ?9 | ?9     | 8 or 9 | Y  | 9
+GetPublicKey                        | Y  | 1      | 2 or 3 | N/A | N/A
+ImportKeyMaterial                   | ?9 | ?9     | 8 or 9 | Y  | 9
+ListAliases                         | Y  | Y      | Y      | Y  | Y
+ListGrants                          | Y  | Y      | Y      | Y  | Y
+ListKeyPolicies                     | Y  | Y      | Y      | Y  | Y
+ListResourceTags                    | Y  | Y      | Y      | Y  | Y
+PutKeyPolicy                        | Y  | Y      | Y      | Y  | Y
+ReEncrypt                           | Y  | 1      | 2 or 3 | 5  | 11
+ReplicateKey                        | Y  | 1      | 2 or 3 | 5  | N/A
+RetireGrant                         | Y  | Y      | Y      | Y  | Y
+RevokeGrant                         | Y  | Y      | Y      | Y  | Y
+ScheduleKeyDeletion                 | Y  | Y      | 3      | Y  | Y
+Sign                                | Y  | 1      | 2 or 3 | N/A | N/A
+TagResource                         | Y  | Y      | 3      | Y  | Y
+UntagResource                       | Y  | Y      | 3      | Y  | Y
+UpdateAlias                         | Y  | Y      | ?10    | Y  | Y
+UpdateKeyDescription                | Y  | Y      | 3      | Y  | Y
+UpdatePrimaryRegion                 | Y  | 1      | 2 or 3 | 5  | N/A
+Verify                              | Y  | 1      | 2 or 3 | N/A | N/A
+VerifyMac                           | Y  | 1      | 2 or 3 | N/A | N/A`
+
+const COLUMNS: readonly (readonly KeyState[])[] = [
+  ['Enabled'],
+  ['Disabled'],
+  ['PendingDeletion', 'PendingReplicaDeletion'],
+  ['PendingImport'],
+  ['Unavailable'],
+]
+
+/** The guide's footnotes: error and text. 7: of imported material. 9: of material that is not. 10: of the target. */
+const FOOTNOTES: Readonly<Record<string, readonly [error: string, text: RegExp]>> = {
+  1: ['DisabledException', / is disabled\.$/],
+  2: ['DisabledException', / is pending (replica )?deletion\.$/],
+  3: ['KMSInvalidStateException', / is pending (replica )?deletion\.$/],
+  4: ['KMSInvalidStateException', / is not pending deletion\.$/],
+  5: ['KMSInvalidStateException', / is pending import\.$/],
+  6: [
+    'UnsupportedOperationException',
+    / origin is EXTERNAL which is not valid for this operation\.$/,
+  ],
+  7: ['UnsupportedOperationException', / which is not valid for this operation\.$/],
+  8: ['KMSInvalidStateException', / is pending (replica )?deletion\.$/],
+  9: ['UnsupportedOperationException', / which is not valid for this operation\.$/],
+  10: ['KMSInvalidStateException', / is pending (replica )?deletion\.$/],
+  11: ['KMSInvalidStateException', / is unavailable\.$/],
+}
+
+interface Cell {
+  readonly operation: KeyOperation
+  readonly state: KeyState
+  readonly origin: KeyOrigin
+  /** Numbers of footnotes, one of which it is; none where it works. */
+  readonly footnotes: readonly string[]
+}
+
+/** A cell for keys of one origin, with those of its footnotes that are about that one. */
+function cellOf(
+  operation: KeyOperation,
+  state: KeyState,
+  origin: KeyOrigin,
+  text: string,
+): Cell | undefined {
+  if (text === 'N/A') return undefined
+  // Only keys of imported material wait for an import, only those of custom key stores are unavailable.
+  if (state === 'PendingImport' && origin !== 'EXTERNAL') return undefined
+  if (state === 'Unavailable' && origin === 'EXTERNAL') return undefined
+  // Elsewhere the guide tells the two apart in these footnotes only.
+  if (origin === 'EXTERNAL' && state !== 'PendingImport' && !/[789]/.test(text)) return undefined
+  const isOfOrigin: Readonly<Record<string, boolean>> = {
+    7: origin === 'EXTERNAL' || state === 'Unavailable',
+    8: origin === 'EXTERNAL',
+    9: origin === 'AWS_KMS',
+  }
+  const footnotes = text === 'Y' ? [] : text.replace('?', '').split(' or ')
+  const applying = footnotes.filter((footnote) => isOfOrigin[footnote] ?? true)
+  return { operation, state, origin, footnotes: applying }
+}
+
+const cells: readonly Cell[] = GUIDE.trim()
+  .split('\n')
+  .flatMap((line) => {
+    const [operation, ...texts] = line.split('|').map((text) => text.trim())
+    return texts.flatMap((text, column) =>
+      (COLUMNS[column] as readonly KeyState[]).flatMap((state) =>
+        (['AWS_KMS', 'EXTERNAL'] as const).map((origin) =>
+          cellOf(operation as KeyOperation, state, origin, text),
+        ),
+      ),
+    )
+  })
+  .filter((cell) => cell !== undefined)
+
+const nameOf = ({ operation, state, origin }: Cell): string => `${operation} ${state} ${origin}`
+const asked = cells.filter(({ operation }) => OPERATIONS.has(operation))
+
+let service: Service
+let other: string
+const keys = new Map<string, { readonly keyId: string; readonly ciphertext: unknown }>()
+
+/** A key for each cell, put into its state past all our code. */
+beforeAll(async () => {
+  const first = await startService()
+  other = await first.createKey()
+  const statements: string[] = []
+  for (const cell of asked) {
+    const { keyId } = await first.engine.kms.createKey({
+      origin: cell.origin,
+      alias: `alias/${nameOf(cell).replaceAll(' ', '/')}`,
+      tags: new Map([['tag', 'value']]),
+    })
+    const sealed =
+      cell.origin === 'AWS_KMS'
+        ? await ask(first.engine, 'Encrypt', { KeyId: keyId, Plaintext: 'AAAA' })
+        : {}
+    const { CiphertextBlob } = sealed
+    const ciphertext =
+      CiphertextBlob && Buffer.from(CiphertextBlob as Uint8Array).toString('base64')
+    keys.set(nameOf(cell), { keyId, ciphertext })
+    statements.push(`update "kmsKeys" set state = '${cell.state}' where id = '${keyId}'`)
+  }
+  await first.engine.close()
+  runInCatalog(first.dataDirectory, ...statements)
+  service = await startService({ filesFrom: first.dataDirectory })
+}, 120_000)
+afterAll(() => service.close())
+
+/** The input with which each operation works, were it for the state alone. */
+function inputOf(cell: Cell): Readonly<Record<string, unknown>> {
+  const { keyId, ciphertext } = keys.get(nameOf(cell)) ?? {}
+  const alias = `alias/${nameOf(cell).replaceAll(' ', '/')}`
+  const further: Readonly<Record<string, object>> = {
+    Encrypt: { Plaintext: 'AAAA' },
+    GenerateDataKey: { KeySpec: 'AES_256' },
+    GenerateDataKeyWithoutPlaintext: { KeySpec: 'AES_256' },
+    TagResource: { Tags: [{ TagKey: 'k', TagValue: 'v' }] },
+    UntagResource: { TagKeys: ['tag'] },
+    UpdateKeyDescription: { Description: 'new' },
+  }
+  switch (cell.operation) {
+    case 'Decrypt':
+      return { KeyId: keyId, CiphertextBlob: ciphertext ?? Buffer.alloc(64).toString('base64') }
+    case 'ReEncrypt':
+      return {
+        SourceKeyId: keyId,
+        CiphertextBlob: ciphertext ?? Buffer.alloc(64).toString('base64'),
+        DestinationKeyId: other,
+      }
+    case 'CreateAlias':
+      return { AliasName: `${alias}/new`, TargetKeyId: keyId }
+    case 'UpdateAlias':
+      return { AliasName: alias, TargetKeyId: keyId }
+    case 'DeleteAlias':
+      return { AliasName: alias }
+    default:
+      return { KeyId: keyId, ...further[cell.operation] }
+  }
+}
+
+function ruleOf({ operation, state, origin }: Cell): AwsReply {
+  try {
+    assertOperable(operation, { state, origin, arn: 'arn:aws:kms:r:1:key/k' })
+    return {}
+  } catch (error) {
+    if (!(error instanceof KeyfoldError)) throw error
+    return { refused: ERRORS[error.code].aws, message: error.detail ?? '' }
+  }
+}
+
+function expectCell({ footnotes }: Cell, { refused, message = '' }: AwsReply): void {
+  if (footnotes.length === 0) {
+    expect([refused, message]).toEqual([undefined, ''])
+    return
+  }
+  const possible = footnotes.map((footnote) => FOOTNOTES[footnote] as readonly [string, RegExp])
+  expect(possible.map(([error]) => error)).toContain(refused)
+  const texts = possible.filter(([error]) => error === refused).map(([, text]) => text)
+  expect(
+    texts.some((text) => text.test(message)),
+    message,
+  ).toBe(true)
+}
+
+describe('in the guide’s table', () => {
+  test('every cell is read: 40 operations, and each of the states that keys here can be seen in', () => {
+    expect(new Set(cells.map(({ operation }) => operation)).size).toBe(40)
+    expect(new Set(cells.map(({ state }) => state)).size).toBe(6)
+    expect(cells.length).toBeGreaterThan(200)
+    // What exists is asked for real.
+    expect(new Set(asked.map(({ operation }) => operation)).size).toBeGreaterThanOrEqual(20)
+  })
+
+  test.each(cells.map((cell) => [nameOf(cell), cell] as const))('%s', async (_, cell) => {
+    expectCell(cell, ruleOf(cell))
+    if (!OPERATIONS.has(cell.operation)) return
+    // Ciphertexts name their key, and one that never had material made none.
+    const makesNone = cell.origin === 'EXTERNAL' && /Decrypt|ReEncrypt/.test(cell.operation)
+    if (makesNone) return
+    expectCell(cell, await ask(service.engine, cell.operation, inputOf(cell)))
+  })
+})
+
+describe('the target of a re-encryption', () => {
+  test.each([
+    ['Disabled', '1'],
+    ['PendingDeletion', '3'],
+    ['PendingReplicaDeletion', '3'],
+    ['Unavailable', '11'],
+  ] as const)('is refused in state %s', async (state, footnote) => {
+    const cell = {
+      operation: 'ReEncrypt',
+      state,
+      origin: 'AWS_KMS',
+      footnotes: [footnote],
+    } as const
+    const { keyId } = keys.get(nameOf(cell)) ?? {}
+    const { CiphertextBlob } = await ask(service.engine, 'Encrypt', {
+      KeyId: other,
+      Plaintext: 'AAAA',
+    })
+    const reply = await ask(service.engine, 'ReEncrypt', {
+      CiphertextBlob: Buffer.from(CiphertextBlob as Uint8Array).toString('base64'),
+      DestinationKeyId: keyId,
+    })
+    expectCell(cell, reply)
+  })
+})
