@@ -20,6 +20,7 @@ export async function ask(
     engine,
     principal: {
       arn: `arn:aws:iam::${engine.config.account}:root`,
+      credential: 'access-key',
       tokenId: 'test',
       actions: ['*'],
       keys: ['*'],
@@ -27,7 +28,7 @@ export async function ask(
     },
     region,
     requestId: 'test',
-    sourceAddress: undefined,
+    origin: {},
   })
   const found = OPERATIONS.get(operation)
   if (found === undefined) throw new Error(`there is no ${operation}`)

@@ -1,0 +1,214 @@
+/** The scheduler with many keys, failing ones among them, and imported material that expires. */
+import { afterEach, describe, expect, test, vi } from 'vitest'
+
+import type { KeyStore } from '../../dist/key-stores/key-store.js'
+import { LocalKeyStore } from '../../dist/key-stores/local.js'
+import { ask } from '../aws.ts'
+import { runInCatalog } from '../catalog/file.ts'
+import { startService, type Service } from '../service.ts'
+
+const DAY_MS = 24 * 60 * 60 * 1000
+
+let nowMs = Date.UTC(2026, 0, 1)
+const said: string[] = []
+const options = {
+  wallClockMs: (): number => nowMs,
+  log: (message: string): void => void said.push(message),
+}
+let service: Service
+
+afterEach(async () => {
+  vi.restoreAllMocks()
+  vi.useRealTimers()
+  await service.close()
+  said.length = 0
+})
+
+const runAt = async (atMs: number): Promise<void> => {
+  nowMs = atMs
+  await service.engine.scheduler.run()
+}
+const versionOf = async (key: string): Promise<number> =>
+  (await service.engine.kms.registry.resolve(key)).currentVersion
+const stateOf = async (key: string): Promise<unknown> => {
+  const { KeyMetadata, refused } = await ask(service.engine, 'DescribeKey', { KeyId: key })
+  return refused ?? (KeyMetadata as Record<string, unknown>)['KeyState']
+}
+
+describe('a thousand keys', () => {
+  test('that are due at once, to be deleted, rotated or neither, all get what is theirs', async () => {
+    service = await startService(options)
+    const { kms } = service.engine
+    const keys = await Promise.all(Array.from({ length: 1_000 }, () => kms.createKey({})))
+    const due = nowMs + 90 * DAY_MS
+    for (const [i, { keyId }] of keys.entries()) {
+      if (i % 3 === 1) await kms.rotations.enable(keyId, 90)
+    }
+    nowMs = due - 7 * DAY_MS
+    for (const [i, { keyId }] of keys.entries()) {
+      if (i % 3 === 2) await kms.deletions.schedule(keyId, 7)
+    }
+    await runAt(due - 1)
+    expect((await kms.listKeys({ limit: 1_000 })).items).toHaveLength(1_000)
+    await runAt(due)
+    const left = new Set((await kms.listKeys({ limit: 1_000 })).items.map(({ keyId }) => keyId))
+    for (const [i, { keyId }] of keys.entries()) {
+      expect(left.has(keyId)).toBe(i % 3 !== 2)
+      if (i % 3 !== 2) expect(await versionOf(keyId)).toBe(i % 3 === 1 ? 2 : 1)
+    }
+    expect(said).toEqual([])
+  })
+})
+
+describe('a key whose rotation fails', () => {
+  test('keeps nobody else waiting, is told of once a round, and is rotated when it can be', async () => {
+    service = await startService(options)
+    const { kms } = service.engine
+    const keys = await Promise.all(Array.from({ length: 5 }, () => kms.createKey({})))
+    for (const { keyId } of keys) await kms.rotations.enable(keyId, 90)
+    const broken = keys[2] as (typeof keys)[number]
+    const createKeyMaterial = Object.getOwnPropertyDescriptor(
+      LocalKeyStore.prototype,
+      'createKeyMaterial',
+    )?.value as KeyStore['createKeyMaterial']
+    vi.spyOn(LocalKeyStore.prototype, 'createKeyMaterial').mockImplementation(async function (
+      this: LocalKeyStore,
+      kmsKeyId,
+      version,
+    ) {
+      if (Buffer.compare(kmsKeyId, broken.idBytes) === 0) throw new Error('the store is on fire')
+      return Reflect.apply(createKeyMaterial, this, [kmsKeyId, version])
+    })
+    await runAt(nowMs + 90 * DAY_MS)
+    for (const { keyId } of keys) {
+      expect(await versionOf(keyId)).toBe(keyId === broken.keyId ? 1 : 2)
+    }
+    expect(said.length).toBeGreaterThan(0)
+    for (const message of said) {
+      expect(message).toContain(broken.keyId)
+      expect(message).toContain('the store is on fire')
+    }
+    vi.restoreAllMocks()
+    await runAt(nowMs + 60_000)
+    expect(await versionOf(broken.keyId)).toBe(2)
+  })
+})
+
+describe('nobody has to ask', () => {
+  test('what was overdue when the server stood still is done at its start', async () => {
+    const first = await startService(options)
+    const { keyId: doomed } = await first.engine.kms.createKey({})
+    const { keyId: rotated } = await first.engine.kms.createKey({})
+    await first.engine.kms.rotations.enable(rotated, 90)
+    await first.engine.kms.deletions.schedule(doomed, 7)
+    await first.engine.close()
+    nowMs += 500 * DAY_MS
+    service = await startService({ ...options, filesFrom: first.dataDirectory })
+    await vi.waitFor(async () => {
+      expect(await stateOf(doomed)).toBe('NotFoundException')
+      expect(await versionOf(rotated)).toBe(2)
+    }, 30_000)
+  })
+
+  test('the timer goes off at the due moment, and before that at least every minute', async () => {
+    vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout'] })
+    service = await startService(options)
+    const { keyId } = await service.engine.kms.createKey({})
+    await service.engine.kms.deletions.schedule(keyId, 7)
+    const due = nowMs + 7 * DAY_MS
+    nowMs = due - 90_000
+    await service.engine.scheduler.run()
+    const run = vi.spyOn(service.engine.scheduler, 'run')
+    nowMs += 60_000
+    await vi.advanceTimersByTimeAsync(59_999)
+    expect(run).not.toHaveBeenCalled()
+    await vi.advanceTimersByTimeAsync(1)
+    expect(run).toHaveBeenCalledOnce()
+    await run.mock.results[0]?.value
+    expect(await stateOf(keyId)).toBe('PendingDeletion')
+    nowMs = due
+    await vi.advanceTimersByTimeAsync(29_999)
+    expect(run).toHaveBeenCalledOnce()
+    await vi.advanceTimersByTimeAsync(1)
+    expect(run).toHaveBeenCalledTimes(2)
+    await run.mock.results[1]?.value
+    expect(await stateOf(keyId)).toBe('NotFoundException')
+  })
+})
+
+describe('imported material that expires', () => {
+  /** Keys of imported material, as rows: made by the key store, for the import itself is not what is tested. */
+  async function startImported(validToMs: number): Promise<readonly string[]> {
+    const first = await startService(options)
+    const made = await Promise.all(Array.from({ length: 3 }, () => first.engine.kms.createKey({})))
+    const ids = made.map(({ keyId }) => keyId)
+    await first.engine.close()
+    runInCatalog(
+      first.dataDirectory,
+      ...ids.flatMap((id, i) => [
+        `update "kmsKeys" set origin = 'EXTERNAL' where id = '${id}'`,
+        `update "keyMaterials" set "validToMs" = ${i === 2 ? 'null' : validToMs} where "kmsKeyId" = '${id}'`,
+      ]),
+    )
+    service = await startService({ ...options, filesFrom: first.dataDirectory })
+    return ids
+  }
+
+  test('is destroyed then and not a moment earlier, and its key waits for an import', async () => {
+    const validToMs = nowMs + 1_000
+    const [expiring, doomed, lasting] = (await startImported(validToMs)) as [string, string, string]
+    const sealed = await service.call('encrypt', { key: expiring, plaintexts: [Buffer.from('x')] })
+    const { materials } = await service.engine.kms.registry.resolve(expiring)
+    const stored = Buffer.from(materials.get(1)?.stored as Uint8Array)
+    await service.engine.kms.deletions.schedule(doomed, 30)
+    await runAt(validToMs - 1)
+    expect(await stateOf(expiring)).toBe('Enabled')
+    await runAt(validToMs)
+    expect(await stateOf(expiring)).toBe('PendingImport')
+    const opened = await service.call('decrypt', { ciphertexts: sealed.ciphertexts })
+    expect(opened.plaintexts).toEqual([null])
+    expect(await stateOf(lasting)).toBe('Enabled')
+    // One that waits for its deletion goes on doing so, and has nothing to come back to.
+    expect(await stateOf(doomed)).toBe('PendingDeletion')
+    await service.engine.kms.deletions.cancel(doomed)
+    expect(await stateOf(doomed)).toBe('PendingImport')
+    const listed = await ask(service.engine, 'ListKeyRotations', {
+      KeyId: expiring,
+      IncludeKeyMaterial: 'ALL_KEY_MATERIAL',
+    })
+    expect(listed['Rotations']).toMatchObject([
+      {
+        ImportState: 'PENDING_IMPORT',
+        ExpirationModel: 'KEY_MATERIAL_EXPIRES',
+        ValidTo: validToMs / 1000,
+      },
+    ])
+    await service.engine.close()
+    const files = runInCatalog(
+      service.dataDirectory,
+      `select hex(stored) as stored from "keyMaterials" where stored is not null`,
+    )
+    expect(JSON.stringify(files)).not.toContain(stored.toString('hex').toUpperCase())
+  })
+
+  test('and is imported anew is not destroyed again when the server starts', async () => {
+    const validToMs = nowMs + 1_000
+    const [expiring] = (await startImported(validToMs)) as [string]
+    await runAt(validToMs)
+    const { idBytes } = await service.engine.kms.registry.resolve(expiring)
+    const store = service.engine.kms.keyStoreOf({ keyStore: 'local' } as never)
+    const anew = Buffer.from(
+      (await store.createKeyMaterial(idBytes, 1, 'SYMMETRIC_DEFAULT')).stored,
+    ).toString('hex')
+    await service.engine.close()
+    runInCatalog(
+      service.dataDirectory,
+      `update "keyMaterials" set stored = x'${anew}', "destroyedAtMs" = null, "validToMs" = null where "kmsKeyId" = '${expiring}'`,
+      `update "kmsKeys" set state = 'Enabled' where id = '${expiring}'`,
+    )
+    const again = await startService({ ...options, filesFrom: service.dataDirectory })
+    const sealed = await again.call('encrypt', { key: expiring, plaintexts: [Buffer.from('x')] })
+    expect(sealed.code).toBeUndefined()
+    await again.close()
+  })
+})
