@@ -8,6 +8,7 @@
  */
 import type { Catalog } from '../catalog/catalog.ts'
 import { readNextDueAtMs, type DuePage } from '../catalog/due.ts'
+import { KeyfoldError } from '../errors.ts'
 import { SCHEDULER_PAGE, SCHEDULER_RECHECK_MS } from '../limits.ts'
 
 /** One kind of work that becomes due. */
@@ -93,6 +94,8 @@ export class Scheduler {
         try {
           await work.finish(id)
         } catch (error) {
+          // Another node was faster.
+          if (error instanceof KeyfoldError && error.code === 'KMS_KEY_NOT_FOUND') continue
           if (failures++ === 0) first = `${id}: ${messageOf(error)}`
         }
       }
