@@ -1,4 +1,7 @@
 /** The scheduler with many keys, failing ones among them, and imported material that expires. */
+import { cpSync, mkdtempSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
 import { afterEach, describe, expect, test, vi } from 'vitest'
 
 import type { KeyStore } from '../../dist/key-stores/key-store.js'
@@ -137,6 +140,9 @@ describe('nobody has to ask', () => {
 })
 
 describe('imported material that expires', () => {
+  /** The files with the material in them. */
+  let imported: string
+
   /** Keys of imported material, as rows: made by the key store, for the import itself is not what is tested. */
   async function startImported(validToMs: number): Promise<readonly string[]> {
     const first = await startService(options)
@@ -150,7 +156,8 @@ describe('imported material that expires', () => {
         `update "keyMaterials" set "validToMs" = ${i === 2 ? 'null' : validToMs} where "kmsKeyId" = '${id}'`,
       ]),
     )
-    service = await startService({ ...options, filesFrom: first.dataDirectory })
+    imported = first.dataDirectory
+    service = await startService({ ...options, filesFrom: imported })
     return ids
   }
 
@@ -210,5 +217,67 @@ describe('imported material that expires', () => {
     const sealed = await again.call('encrypt', { key: expiring, plaintexts: [Buffer.from('x')] })
     expect(sealed.code).toBeUndefined()
     await again.close()
+  })
+
+  test('stays destroyed when a catalog from before is put back, and its number stays taken', async () => {
+    const validToMs = nowMs + 1_000
+    const [expiring, other] = (await startImported(validToMs)) as [string, string]
+    const row = `select version, stored is null as gone from "keyMaterials" where "kmsKeyId" = '${expiring}'`
+    const back = mkdtempSync(join(tmpdir(), 'keyfold-back-'))
+    try {
+      await runAt(validToMs)
+      await service.engine.close()
+      for (const undo of [
+        // As the backup has it: with its material, which is put back bit for bit.
+        (): void => cpSync(imported, back, { recursive: true }),
+        // Older still: from before that material was imported.
+        (): void =>
+          void runInCatalog(back, `delete from "keyMaterials" where "kmsKeyId" = '${expiring}'`),
+      ]) {
+        undo()
+        cpSync(join(service.dataDirectory, 'destroyed.log'), join(back, 'destroyed.log'))
+        const restored = await startService({ wallClockMs: () => nowMs - 10_000, filesFrom: back })
+        const sealed = { key: expiring, plaintexts: [Buffer.from('x')] }
+        expect((await restored.call('encrypt', sealed)).code).toBe('KMS_KEY_STATE_INVALID')
+        expect((await restored.call('encrypt', { ...sealed, key: other })).code).toBeDefined()
+        await restored.engine.close()
+        expect(runInCatalog(restored.dataDirectory, row)).toEqual([[{ version: 1, gone: 1 }]])
+        await restored.close()
+      }
+    } finally {
+      rmSync(back, { recursive: true, force: true })
+    }
+  })
+})
+
+describe('the last use of a key', () => {
+  // GetKeyLastUsage, API reference: an empty element where there is no record of one.
+  test('is nothing at first, and then the latest, whichever material it was under', async () => {
+    const first = await startService(options)
+    const { keyId, createdAtMs } = await first.engine.kms.createKey({})
+    const unused = await ask(first.engine, 'GetKeyLastUsage', { KeyId: keyId })
+    expect(unused).toEqual({
+      KeyId: keyId,
+      KeyLastUsage: {},
+      TrackingStartDate: expect.any(Number) as number,
+      KeyCreationDate: createdAtMs / 1000,
+    })
+    expect(unused['TrackingStartDate']).toBeGreaterThanOrEqual(createdAtMs / 1000)
+    await first.engine.close()
+    const uses = [
+      [1, 2_000, 'Encrypt'],
+      [2, 9_500, 'Decrypt'],
+      [3, 5_000, 'ReEncrypt'],
+    ] as const
+    runInCatalog(
+      first.dataDirectory,
+      ...uses.map(
+        ([version, atMs, operation]) =>
+          `insert into "keyUses" values ('${keyId}', ${version}, 1, 1, ${atMs}, '${operation}')`,
+      ),
+    )
+    service = await startService({ ...options, filesFrom: first.dataDirectory })
+    const used = await ask(service.engine, 'GetKeyLastUsage', { KeyId: keyId })
+    expect(used['KeyLastUsage']).toEqual({ Operation: 'Decrypt', Timestamp: 9.5 })
   })
 })
