@@ -8,6 +8,9 @@ import { join } from 'node:path'
 
 import { KeyfoldError } from './errors.ts'
 import {
+  AUDIT_FILE_BYTES_DEFAULT,
+  AUDIT_GROUP_RECORDS_MAX,
+  AUDIT_SPILL_RECORDS_DEFAULT,
   DATA_KEY_CACHE_ENTRIES_DEFAULT,
   IN_FLIGHT_BYTES_DEFAULT,
   KEY_TABLE_SLOTS,
@@ -59,6 +62,14 @@ export interface Config {
   }
   readonly dataKeyCacheEntries: number
   readonly missBudget: { readonly burst: number; readonly perSecond: number }
+  readonly audit: {
+    /** bounded: records are durable a moment after the answer; strict: before it; off: there are none. */
+    readonly mode: 'off' | 'bounded' | 'strict'
+    readonly directory: string
+    /** Records that wait in memory before requests are refused. */
+    readonly spillRecordsMax: number
+    readonly fileBytesMax: number
+  }
   readonly logLevel: 'trace' | 'debug' | 'info' | 'warn' | 'error' | 'silent'
 }
 
@@ -189,6 +200,18 @@ export const SETTINGS = [
     `and in the long run (${MISS_BUDGET_PER_SECOND_DEFAULT})`,
     whole(1, 2 ** 31),
   ),
+  setting(
+    'audit',
+    'bounded: records reach the disk soon after the answer; strict: before it; off (bounded)',
+    oneOf('off', 'bounded', 'strict'),
+  ),
+  setting('auditDirectory', 'directory of the audit log; audit in the data directory', text),
+  setting(
+    'auditSpillRecordsMax',
+    'audit records that wait in memory for the disk before requests are refused',
+    whole(AUDIT_GROUP_RECORDS_MAX, 2 ** 24),
+  ),
+  setting('auditFileBytesMax', 'size at which an audit file is finished', whole(2 ** 16, 2 ** 32)),
   setting('logLevel', `one of ${LOG_LEVELS.join(', ')} (info)`, oneOf(...LOG_LEVELS)),
 ] as const satisfies readonly Setting[]
 
@@ -292,6 +315,12 @@ function configOf(values: Values): Config {
     missBudget: {
       burst: values.missBudgetBurst ?? MISS_BUDGET_BURST_DEFAULT,
       perSecond: values.missBudgetPerSecond ?? MISS_BUDGET_PER_SECOND_DEFAULT,
+    },
+    audit: {
+      mode: values.audit ?? 'bounded',
+      directory: values.auditDirectory ?? join(dataDirectory, 'audit'),
+      spillRecordsMax: values.auditSpillRecordsMax ?? AUDIT_SPILL_RECORDS_DEFAULT,
+      fileBytesMax: values.auditFileBytesMax ?? AUDIT_FILE_BYTES_DEFAULT,
     },
     logLevel: values.logLevel ?? 'info',
   })

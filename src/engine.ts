@@ -2,6 +2,7 @@
  * The composition root: crypto, catalog, key stores, keys, cache, pool and envelope put together, for the server and
  * for whoever wants the same without one. The main thread loads the addon first and owns every handle and lease.
  */
+import { openAuditLog, type AuditCounters, type AuditLog } from './audit/audit-log.ts'
 import { openCatalog } from './catalog/catalog.ts'
 import type { Config } from './config.ts'
 import { chooseCrypto } from './crypto/choose.ts'
@@ -23,7 +24,7 @@ import { Tokens } from './kms/tokens.ts'
 import { Pool } from './pool/pool.ts'
 import { BoundedSlotPool } from './pool/slot-pool.ts'
 
-export interface EngineCounters extends DataKeyCounters {
+export interface EngineCounters extends DataKeyCounters, AuditCounters {
   readonly sealKeys: number
   readonly openKeys: number
   readonly missesRefused: number
@@ -46,6 +47,7 @@ export interface Engine {
   readonly slots: BoundedSlotPool
   /** Runs by itself. */
   readonly scheduler: Scheduler
+  readonly audit: AuditLog
   counters(): EngineCounters
   /** Wipes every key in memory. Until a restart everything that needs one answers LOCKED. */
   lock(): void
@@ -58,7 +60,7 @@ export interface Engine {
 /** How often keys past their age are looked for. */
 const SWEEP_MS = 5_000
 
-/** Errors: CONFIG_INVALID, ROOT_KEY_INVALID, CATALOG_UNAVAILABLE, NATIVE_UNAVAILABLE. */
+/** Errors: CONFIG_INVALID, ROOT_KEY_INVALID, CATALOG_UNAVAILABLE, NATIVE_UNAVAILABLE, AUDIT_UNAVAILABLE. */
 export async function openEngine(
   config: Config,
   options: {
@@ -79,6 +81,14 @@ export async function openEngine(
   const accessKeys = await AccessKeys.load(catalog, secretSealer)
   const identityPolicies = await IdentityPolicies.load(catalog)
   const authorizer = new Authorizer({ location: catalog, identityPolicies })
+  const audit = await openAuditLog({
+    audit: config.audit,
+    region: config.region,
+    log: options.log,
+  }).catch(async (error: unknown) => {
+    await catalog.close()
+    throw error
+  })
   const nowMs = (): number => performance.now()
   const missBudget = new MissBudget(config.missBudget, nowMs)
   const dataKeys = new DataKeyCache({
@@ -129,8 +139,10 @@ export async function openEngine(
     envelope,
     slots,
     scheduler,
+    audit,
     counters: () => ({
       ...dataKeys.counters,
+      ...audit.counters,
       sealKeys: dataKeys.sealKeys,
       openKeys: dataKeys.openKeys,
       missesRefused: missBudget.refused,
@@ -153,6 +165,7 @@ export async function openEngine(
     },
     ready: async () => {
       if (locked) throw new KeyfoldError('LOCKED')
+      if (config.audit.mode === 'strict') audit.assertAvailable()
       await keyStore.probe()
       await catalog.db.selectFrom('changes').select('number').executeTakeFirstOrThrow()
     },
@@ -161,6 +174,7 @@ export async function openEngine(
       await scheduler.stop()
       dataKeys.purgeAll()
       await pool.close()
+      await audit.close()
       await keyStore.close()
       accessKeys.lock()
       await catalog.close()

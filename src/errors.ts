@@ -189,7 +189,7 @@ export const ERRORS = {
   AUDIT_UNAVAILABLE: kind(
     503,
     'KMSInternalException',
-    'the audit log takes no record; nothing was done',
+    'the audit log does not take the record',
   ),
   CATALOG_UNAVAILABLE: kind(503, 'DependencyTimeoutException', 'the catalog did not answer'),
 

@@ -82,6 +82,32 @@ export const SIGNED_HEADERS_MAX = 100
 export const SIGNED_HEADER_LISTS_MAX = 256
 /** Derived signing keys, one for each access key, day and region in use: 32 bytes each. */
 export const SIGNING_KEYS_MAX = 4_096
+// The audit log.
+
+/** Records that wait in memory while the sink is slow or full: 4 s of 60,000 requests/s, at about 250 bytes each. */
+export const AUDIT_SPILL_RECORDS_DEFAULT = 2 ** 18
+/** A file is finished at the first group past this size. A chain that was not closed is read to its end at the next start. */
+export const AUDIT_FILE_BYTES_DEFAULT = 64 * 2 ** 20
+/** One write and one fdatasync: 4,096 records of 700 bytes are 3 MiB. */
+export const AUDIT_GROUP_RECORDS_MAX = 4_096
+/**
+ * Where nobody waits for the disk, a group gathers for so long: a kill -9 loses as much. Each group costs the event
+ * loop about 30 µs, whatever is in it.
+ */
+export const AUDIT_GATHER_MS = 20
+/** A disk that has not taken a group by then is told apart from one that is only slow: callers get AUDIT_UNAVAILABLE. */
+export const AUDIT_DEADLINE_MS = 5_000
+/** How soon a group that the disk refused is tried again. */
+export const AUDIT_RETRY_MS = 250
+/** Zeros written ahead of the records, so that fdatasync has no file size to store with each group. */
+export const AUDIT_PREALLOCATED_BYTES = 2 ** 20
+/** The longest line that is read: 8 KiB of context and 256 key ARNs, each byte escaped, stay below. */
+export const AUDIT_LINE_BYTES_MAX = 2 ** 20
+/** A parameter of a management call, and how many of them one record holds. */
+export const AUDIT_PARAMETER_CHARACTERS_MAX = 256
+export const AUDIT_PARAMETERS_MAX = 16
+/** Use counts of key material go to the catalog so often: a kill -9 loses as much of them. */
+export const KEY_USES_FLUSH_MS = 5_000
 
 // Names and metadata, as AWS KMS bounds them.
 
@@ -130,5 +156,11 @@ assert(ROTATION_CONFLICT_MS < ROTATION_PERIOD_DAYS_MIN * DAY_MS)
 // setTimeout takes 31 bits.
 assert(SCHEDULER_RECHECK_MS < 2 ** 31)
 assert(MESSAGE_BYTES_MAX < REQUEST_BYTES_MAX_DEFAULT)
+assert(AUDIT_GROUP_RECORDS_MAX < AUDIT_SPILL_RECORDS_DEFAULT)
+assert(AUDIT_GATHER_MS < AUDIT_RETRY_MS)
+assert(AUDIT_RETRY_MS < AUDIT_DEADLINE_MS)
+// Each byte of a context may become six of JSON.
+assert(6 * CONTEXT_BYTES_MAX + KEY_ENTRIES_MAX * 512 < AUDIT_LINE_BYTES_MAX)
+assert(AUDIT_LINE_BYTES_MAX < AUDIT_FILE_BYTES_DEFAULT)
 assert(2 * REQUEST_BYTES_MAX_DEFAULT < IN_FLIGHT_BYTES_DEFAULT)
 assert(2 * DATA_KEY_CACHE_ENTRIES_DEFAULT + KEY_MATERIAL_OPEN_MAX < KEY_TABLE_SLOTS)

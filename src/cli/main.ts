@@ -5,6 +5,7 @@ import { Command } from 'commander'
 
 import { addAccessKeys } from './access-keys.ts'
 import { addAliases } from './aliases.ts'
+import { addAudit } from './audit.ts'
 import { addDemo } from './demo.ts'
 import { addInit } from './init.ts'
 import { addKeys } from './keys.ts'
@@ -47,6 +48,7 @@ addPolicy(program)
 addIdentityPolicies(program)
 addLines(program)
 addLock(program)
+addAudit(program)
 addDemo(program)
 
 try {
