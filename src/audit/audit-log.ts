@@ -18,6 +18,7 @@ import {
   AUDIT_GROUP_RECORDS_MAX,
   AUDIT_RETRY_MS,
 } from '../limits.ts'
+export type { AuditEvent } from './event.ts'
 import { packGroup, type AuditEvent } from './event.ts'
 import type { FromWorker, ToWorker, WorkerStart } from './messages.ts'
 
@@ -394,6 +395,8 @@ class WorkerAuditLog implements AuditLog {
     const worker = new Worker(new URL('./worker.js', import.meta.url), {
       workerData: start,
       name: 'audit',
+      // Flags of this process may be none that a worker takes.
+      execArgv: [],
       // Nothing of the environment, where secrets may stand.
       env: {},
     })
