@@ -8,6 +8,8 @@ import { KeyfoldError } from '../errors.ts'
 export class CachedKey {
   readonly handle: KeyHandle
   readonly kmsKeyId: string
+  /** Of the key material that wraps it. */
+  readonly materialVersion: number
   /** The KMS key's epoch when this key was made: a later one ends it. */
   readonly epoch: number
   readonly bornAtMs: number
@@ -21,6 +23,7 @@ export class CachedKey {
     key: {
       readonly handle: KeyHandle
       readonly kmsKeyId: string
+      readonly materialVersion: number
       readonly epoch: number
       readonly bornAtMs: number
     },
@@ -28,6 +31,7 @@ export class CachedKey {
     this.#crypto = crypto
     this.handle = key.handle
     this.kmsKeyId = key.kmsKeyId
+    this.materialVersion = key.materialVersion
     this.epoch = key.epoch
     this.bornAtMs = key.bornAtMs
   }

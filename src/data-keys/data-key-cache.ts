@@ -130,7 +130,7 @@ export class DataKeyCache implements DataKeys {
     if (key !== undefined && key.kmsKeyId === kmsKey.id) {
       if (this.#isAlive(key, kmsKey)) {
         this.counters.openHits++
-        return openLease(key)
+        return openLease(key, kmsKey)
       }
       this.#open.delete(request.cacheId)
     }
@@ -269,7 +269,13 @@ export class DataKeyCache implements DataKeys {
       })
       return new SealKey(
         crypto,
-        { handle, kmsKeyId: kmsKey.id, epoch: kmsKey.epoch, bornAtMs },
+        {
+          handle,
+          kmsKeyId: kmsKey.id,
+          materialVersion: material.version,
+          epoch: kmsKey.epoch,
+          bornAtMs,
+        },
         {
           keyEntry,
           principalArn,
@@ -345,7 +351,9 @@ export class DataKeyCache implements DataKeys {
       try {
         const key = await unwrapping
         // A purge may have come between the key's arrival and this turn.
-        if (this.#open.peek(request.cacheId) === key) return openLease(key)
+        if (this.#open.peek(request.cacheId) === key) {
+          return openLease(key, this.#latest(request.kmsKey))
+        }
         throw new KeyfoldError('KEY_HANDLE_STALE')
       } catch (error) {
         if (!isStale(error) || ++changes > CHANGES_MAX) throw error
@@ -376,6 +384,7 @@ export class DataKeyCache implements DataKeys {
       const key = new CachedKey(crypto, {
         handle,
         kmsKeyId: kmsKey.id,
+        materialVersion: material.version,
         epoch: kmsKey.epoch,
         bornAtMs,
       })
@@ -468,11 +477,17 @@ function sealLease(key: SealKey, kmsKey: KmsKey, suite: Suite): SealLease {
     suite,
     keyEntry: key.keyEntry,
     kmsKey,
+    materialVersion: key.materialVersion,
     release: () => key.giveBack(),
   }
 }
 
-function openLease(key: CachedKey): OpenLease {
+function openLease(key: CachedKey, kmsKey: KmsKey): OpenLease {
   key.lease()
-  return { key: key.handle, release: () => key.giveBack() }
+  return {
+    key: key.handle,
+    kmsKey,
+    materialVersion: key.materialVersion,
+    release: () => key.giveBack(),
+  }
 }

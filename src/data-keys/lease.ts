@@ -20,12 +20,17 @@ export interface SealLease {
   /** commitment ‖ u16 ‖ wrapped key, as messages carry it. */
   readonly keyEntry: Uint8Array
   readonly kmsKey: KmsKey
+  /** Of the key material that wraps it. */
+  readonly materialVersion: number
   release(): void
 }
 
 /** A message key that opens. */
 export interface OpenLease {
   readonly key: KeyHandle
+  readonly kmsKey: KmsKey
+  /** Of the key material that wraps it. */
+  readonly materialVersion: number
   release(): void
 }
 

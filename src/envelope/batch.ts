@@ -90,6 +90,17 @@ export interface BatchResult {
   readonly keyEntries: readonly Uint8Array[]
   /** [index, code], ascending; empty almost always. */
   readonly errors: readonly (readonly [number, MessageErrorCode])[]
+  /** Under which key material, for the record of use. */
+  readonly uses: readonly MaterialUse[]
+  /** ARNs of KMS keys whose messages failed because the key could not be used, or not by this caller. */
+  readonly refusedKeys: readonly string[]
+}
+
+/** Messages of a batch under one version of a KMS key's material. */
+export interface MaterialUse {
+  readonly kmsKey: KmsKey
+  readonly materialVersion: number
+  readonly messages: number
 }
 
 /** Free bytes in front of a result: fits the largest map head (keyId of 2,048 bytes and the array header). */
@@ -144,6 +155,7 @@ export interface Envelope {
   dataKeys(request: DataKeysRequest): Promise<{
     readonly keyId: string
     readonly dataKeys: readonly CallerDataKey[]
+    readonly uses: readonly MaterialUse[]
   }>
   dataKey(request: DataKeyRequest): Promise<CallerDataKey>
   /** A wrapped key of usage 02. */

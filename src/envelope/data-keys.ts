@@ -5,9 +5,9 @@
 import { randomBytes } from 'node:crypto'
 
 import { BatchAttributes } from './attributes.ts'
-import type { CallerDataKey, DataKeyRequest, DataKeysRequest } from './batch.ts'
+import type { CallerDataKey, DataKeyRequest, DataKeysRequest, Envelope } from './batch.ts'
 import { encryptBytes, wrapForCaller } from './caller-bytes.ts'
-import { authorizedKey, type EnvelopeParts } from './parts.ts'
+import { authorizedKey, currentMaterial, type EnvelopeParts } from './parts.ts'
 
 /** What the key table holds, and /v1/data-keys gives. */
 const AES_256_BYTES = 32
@@ -15,7 +15,7 @@ const AES_256_BYTES = 32
 export async function generateDataKeys(
   parts: EnvelopeParts,
   request: DataKeysRequest,
-): Promise<{ readonly keyId: string; readonly dataKeys: readonly CallerDataKey[] }> {
+): ReturnType<Envelope['dataKeys']> {
   const { principal, key, context, origin, plaintext } = request
   const action = plaintext ? 'kms:GenerateDataKey' : 'kms:GenerateDataKeyWithoutPlaintext'
   const attributes = new BatchAttributes(context, key, origin)
@@ -25,7 +25,9 @@ export async function generateDataKeys(
     const one = { kmsKey, context, bytes: AES_256_BYTES, plaintext }
     dataKeys.push(await generateDataKey(parts, one))
   }
-  return { keyId: kmsKey.arn, dataKeys }
+  const { version } = currentMaterial(kmsKey)
+  const use = { kmsKey, materialVersion: version, messages: request.count }
+  return { keyId: kmsKey.arn, dataKeys, uses: [use] }
 }
 
 export async function generateDataKey(

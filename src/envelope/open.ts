@@ -22,6 +22,7 @@ import {
   TAIL_ROOM_BYTES,
   type BatchResult,
   type Elements,
+  type MaterialUse,
   type RequestBytes,
   type Span,
 } from './batch.ts'
@@ -40,9 +41,11 @@ export interface OpenBatchRequest {
 
 /** A key entry with the lease on its message key, or why there is none. */
 export interface LeasedEntry {
-  readonly entry: Pick<NamedKeyEntry, 'suite' | 'keyEntry'>
+  readonly entry: Pick<NamedKeyEntry, 'suite' | 'keyEntry' | 'messages'>
   readonly lease: OpenLease | undefined
   readonly refusal: MessageErrorCode | undefined
+  /** ARN of the KMS key that was refused, where memory has it. */
+  readonly refusedKey: string | undefined
 }
 
 /** What a scan of the messages found, with a lease for each key entry. Whoever holds one owes `release`. */
@@ -120,29 +123,40 @@ export function leaseEntry(
   request: OpenBatchRequest,
   entry: NamedKeyEntry,
 ): MaybePromise<LeasedEntry> {
+  let copied: Uint8Array | undefined
+  let authorized: KmsKey | undefined
   const refused = (error: unknown): LeasedEntry => ({
     entry,
     lease: undefined,
     refusal: refusalOf(error),
+    refusedKey: authorized?.arn ?? nameOfKey(parts, copied ?? entry.keyEntry),
   })
   try {
     const named = namedKey(parts, request, entry)
     // A view of the request's bytes, which keep() moves.
-    const keyEntry = named instanceof Promise ? Uint8Array.from(entry.keyEntry) : entry.keyEntry
+    if (named instanceof Promise) copied = Uint8Array.from(entry.keyEntry)
+    const keyEntry = copied ?? entry.keyEntry
     const leased = andThen(
       named,
       () => request.body.keep(),
-      (kmsKey) =>
-        parts.dataKeys.leaseOpen({
+      (kmsKey) => {
+        authorized = kmsKey
+        return parts.dataKeys.leaseOpen({
           kmsKey,
           suite: entry.suite,
           keyEntry,
           context: request.context,
           cacheId: entry.cacheId,
           principalArn: request.principal.arn,
-        }),
+        })
+      },
     )
-    const accepted = (lease: OpenLease): LeasedEntry => ({ entry, lease, refusal: undefined })
+    const accepted = (lease: OpenLease): LeasedEntry => ({
+      entry,
+      lease,
+      refusal: undefined,
+      refusedKey: undefined,
+    })
     return leased instanceof Promise ? leased.then(accepted, refused) : accepted(leased)
   } catch (error) {
     return refused(error)
@@ -192,6 +206,20 @@ export function authorizedKeyById(
   )
 }
 
+/** ARN of the KMS key that a key entry names, if memory has it: for the record, after a refusal. */
+export function nameOfKey(
+  { registry }: Pick<EnvelopeParts, 'registry'>,
+  keyEntry: Uint8Array,
+): string | undefined {
+  try {
+    const { wrappedKey } = decodeKeyEntry(keyEntry, 'DECRYPT_FAILED')
+    return registry.peekById(decodeWrappedKey(wrappedKey).kmsKeyId)?.arn
+  } catch {
+    // It names none.
+    return undefined
+  }
+}
+
 const REFUSALS: ReadonlySet<string> = new Set<MessageErrorCode>([
   'DECRYPT_FAILED',
   'ACCESS_DENIED',
@@ -236,7 +264,7 @@ function openInline(
       outputEnd: HEAD_ROOM_BYTES + expected,
     })
     const errors = errorsOf(batch, failures, written === expected)
-    return openedResult(slot, HEAD_ROOM_BYTES + written, batch.scan.parts, errors)
+    return openedResult(slot, HEAD_ROOM_BYTES + written, batch.scan.parts, errors, batch.entries)
   } catch (error) {
     slot?.release()
     throw error
@@ -274,7 +302,7 @@ async function openSlices(
     const written = await allOrRelease(running, slot)
     const end = closeGaps(slot, slices, written)
     const whole = end === HEAD_ROOM_BYTES + outputBytesOf(slices)
-    return openedResult(slot, end, slices, errorsOf(batch, failures, whole))
+    return openedResult(slot, end, slices, errorsOf(batch, failures, whole), batch.entries)
   } finally {
     batch.release()
   }
@@ -350,7 +378,8 @@ function openVerified(
     const finish = (written: readonly number[]): BatchResult => {
       const end = closeGaps(acquired, slices, written)
       const errors = failureErrors(failures, end === HEAD_ROOM_BYTES + outputBytes)
-      return openedResult(acquired, end, slices, errors)
+      const opened = [{ lease, entry: { messages }, refusedKey: undefined }]
+      return openedResult(acquired, end, slices, errors, opened)
     }
     if (!plan.inline) {
       const running = runSlices(slices, (slice, offset) =>
@@ -481,6 +510,7 @@ function openedResult(
   end: number,
   slices: readonly { readonly messages: number; readonly plaintextBytes: number }[],
   errors: BatchResult['errors'],
+  entries: readonly UsedEntry[],
 ): BatchResult {
   return {
     keyId: undefined,
@@ -492,7 +522,36 @@ function openedResult(
     plaintextBytes: slices.reduce((sum, slice) => sum + slice.plaintextBytes, 0),
     keyEntries: NONE,
     errors,
+    uses: usesOf(entries),
+    refusedKeys: refusedKeysOf(entries),
   }
+}
+
+/** What of a leased entry says which key was used. */
+interface UsedEntry {
+  readonly entry: { readonly messages: number }
+  readonly lease: Pick<OpenLease, 'kmsKey' | 'materialVersion'> | undefined
+  readonly refusedKey: string | undefined
+}
+
+/** One for each version of key material, however many message keys it wraps. */
+export function usesOf(entries: readonly UsedEntry[]): readonly MaterialUse[] {
+  const uses: (MaterialUse & { messages: number })[] = []
+  for (const { lease, entry } of entries) {
+    if (lease === undefined) continue
+    const { kmsKey, materialVersion } = lease
+    const same = uses.find(
+      (use) => use.kmsKey.id === kmsKey.id && use.materialVersion === materialVersion,
+    )
+    if (same === undefined) uses.push({ kmsKey, materialVersion, messages: entry.messages })
+    else same.messages += entry.messages
+  }
+  return uses
+}
+
+export function refusedKeysOf(entries: readonly UsedEntry[]): readonly string[] {
+  const refused = entries.flatMap(({ refusedKey }) => refusedKey ?? NONE)
+  return refused.length === 0 ? NONE : [...new Set(refused)]
 }
 
 const NONE: readonly never[] = []

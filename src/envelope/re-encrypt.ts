@@ -22,6 +22,7 @@ import {
   TAIL_ROOM_BYTES,
   type BatchResult,
   type Elements,
+  type MaterialUse,
   type ReEncryptRequest,
   type RequestBytes,
   type Span,
@@ -32,7 +33,9 @@ import {
   leasePacked,
   openElements,
   openPacked,
+  refusedKeysOf,
   scanBatch,
+  usesOf,
   type LeasedEntry,
   type OpenBatchRequest,
   type ScannedBatch,
@@ -44,7 +47,7 @@ import {
   type EnvelopeParts,
   type MaybePromise,
 } from './parts.ts'
-import { measurePlaintexts, sealPlaintexts } from './seal.ts'
+import { measurePlaintexts, sealPlaintexts, useOf } from './seal.ts'
 
 export async function reEncrypt(
   parts: EnvelopeParts,
@@ -146,7 +149,12 @@ async function sealAnew(
         plaintextBytes,
         nilAllowed: form !== 'packed',
       })
-      return { ...sealed, errors: opened.errors }
+      return {
+        ...sealed,
+        errors: opened.errors,
+        uses: [...opened.uses, ...sealed.uses],
+        refusedKeys: opened.refusedKeys,
+      }
     } finally {
       lease.release()
     }
@@ -188,6 +196,8 @@ async function rewrapElements(
       plaintextBytes: batch.scan.parts.reduce((sum, part) => sum + part.plaintextBytes, 0),
       keyEntries: detached ? callersEntries(request, batch, entries) : [],
       errors: errorsOf(batch, failures, false),
+      uses: [...usesOf(batch.entries), targetUse(target, ciphertexts.count)],
+      refusedKeys: refusedKeysOf(batch.entries),
     }
   } finally {
     batch.release()
@@ -216,6 +226,10 @@ async function rewrapEntry(
   assertStillUsable(parts, target)
   const wrappedKey = encodeWrappedKey({ ...header, storePart })
   return encodeKeyEntry({ commitment, wrappedKey })
+}
+
+function targetUse(target: KmsKey, messages: number): MaterialUse {
+  return { kmsKey: target, materialVersion: target.currentVersion, messages }
 }
 
 /** In place of an entry that is not to be had: its messages become nil. */
@@ -320,6 +334,8 @@ async function rewrapPacked(
       plaintextBytes: header.plaintextBytes,
       keyEntries: [],
       errors: [],
+      uses: [useOf(lease, header.count), targetUse(target, header.count)],
+      refusedKeys: [],
     }
   } finally {
     leased.lease.release()

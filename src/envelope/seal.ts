@@ -19,6 +19,7 @@ import {
   type BatchResult,
   type Elements,
   type Form,
+  type MaterialUse,
   type RequestBytes,
 } from './batch.ts'
 import type { EnvelopeParts, MaybePromise } from './parts.ts'
@@ -234,7 +235,16 @@ function resultOf(request: SealBatchRequest, slot: Slot, end: number): BatchResu
     plaintextBytes: request.plaintextBytes,
     keyEntries: request.form === 'detached' ? [request.lease.keyEntry] : NONE,
     errors: NONE,
+    uses: [useOf(request.lease, request.plaintexts.count)],
+    refusedKeys: NONE,
   }
+}
+
+export function useOf(
+  { kmsKey, materialVersion }: Pick<SealLease, 'kmsKey' | 'materialVersion'>,
+  messages: number,
+): MaterialUse {
+  return { kmsKey, materialVersion, messages }
 }
 
 /** Every slice is over before the slot is given back: none may write into memory of the next request. */

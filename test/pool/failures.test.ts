@@ -54,6 +54,7 @@ function prepare(crypto: Crypto, slotBytesMax: number, run?: Run) {
         suite: 1,
         keyEntry: shared.keyEntry,
         kmsKey: { arn: 'arn' } as never,
+        materialVersion: 1,
         release: () => undefined,
       },
       form,
