@@ -132,6 +132,8 @@ class WorkerAuditLog implements AuditLog {
   readonly #deadlineMs: number
   readonly #counters = { ...NO_COUNTERS }
   #worker: Worker | undefined
+  /** It has begun its chain. Until then it is told nothing: it might be told twice. */
+  #ready = false
   /** Its chain, and the last line that it told of. */
   #chain: { chain: string; sequence: number } | undefined
   /** In the worker's hands. */
@@ -150,6 +152,7 @@ class WorkerAuditLog implements AuditLog {
   #onEnd: (() => void) | undefined
   /** Workers that died one after the other without writing anything. */
   #deaths = 0
+  #restart: NodeJS.Timeout | undefined
   #opening: { resolve: () => void; reject: (error: KeyfoldError) => void } | undefined
 
   constructor(options: AuditOptions) {
@@ -226,6 +229,7 @@ class WorkerAuditLog implements AuditLog {
     }
     this.#stopTimer()
     clearTimeout(this.#deadline)
+    clearTimeout(this.#restart)
     const lost = this.#counters.auditWaiting
     if (lost > 0) this.#options.log(`audit: ${lost} records were not written: ${this.#failure}`)
   }
@@ -278,7 +282,7 @@ class WorkerAuditLog implements AuditLog {
 
   /** When this tick is over where somebody waits or a group is full, else in a moment. */
   #sendSoon(): void {
-    if (this.#sent !== undefined || this.#worker === undefined) return
+    if (this.#sent !== undefined || !this.#ready) return
     const group = this.#full[0] ?? this.#filling
     const now = group.awaited || this.#full.length > 0 || this.#closed
     if (this.#timer !== undefined && (this.#timerIsImmediate || !now)) return
@@ -298,7 +302,7 @@ class WorkerAuditLog implements AuditLog {
   }
 
   #send(): void {
-    if (this.#sent !== undefined || this.#worker === undefined) return
+    if (this.#sent !== undefined || !this.#ready) return
     const group = this.#full.shift() ?? this.#filling
     if (group.events.length === 0) return
     if (group === this.#filling) this.#filling = new Group()
@@ -322,7 +326,7 @@ class WorkerAuditLog implements AuditLog {
   #receive(message: FromWorker): void {
     switch (message.kind) {
       case 'ready':
-        return this.#ready(message)
+        return this.#begin(message)
       case 'durable':
         return this.#durable(message)
       case 'failed':
@@ -332,7 +336,8 @@ class WorkerAuditLog implements AuditLog {
     }
   }
 
-  #ready({ chain, sequence, recovered }: Extract<FromWorker, { kind: 'ready' }>): void {
+  #begin({ chain, sequence, recovered }: Extract<FromWorker, { kind: 'ready' }>): void {
+    this.#ready = true
     this.#chain = { chain, sequence }
     this.#syncSecondsBefore = this.#counters.auditSyncSeconds
     this.#opening?.resolve()
@@ -340,6 +345,7 @@ class WorkerAuditLog implements AuditLog {
     const group = this.#sent
     if (group === undefined) {
       this.#recover()
+      if (this.#full.length > 0 || this.#filling.events.length > 0) this.#sendSoon()
       return
     }
     // The worker before this one had these on the disk already.
@@ -412,6 +418,7 @@ class WorkerAuditLog implements AuditLog {
   /** Another worker begins a chain of its own and goes on where this one was; until it is there nothing is written. */
   #lostWorker(reason: string): void {
     this.#worker = undefined
+    this.#ready = false
     if (this.#opening !== undefined) {
       this.#opening.reject(new KeyfoldError('AUDIT_UNAVAILABLE', reason))
       return
@@ -424,7 +431,7 @@ class WorkerAuditLog implements AuditLog {
     this.#counters.auditWorkersReplaced++
     // Each begins a chain, so one that dies again and again is given more and more time.
     const delayMs = AUDIT_RETRY_MS * 2 ** Math.min(this.#deaths++, DEATHS_COUNTED)
-    setTimeout(() => this.#startWorker(), delayMs).unref()
+    this.#restart = setTimeout(() => this.#startWorker(), delayMs).unref()
   }
 }
 

@@ -10,8 +10,10 @@
  *     begun only when this one was on the disk.
  *   - anything else was changed afterwards.
  */
-import type { AuditFile, Token } from './files.ts'
-import { readTokens } from './files.ts'
+import { existsSync } from 'node:fs'
+import { dirname } from 'node:path'
+
+import { auditFilePath, readTokens, type AuditFile, type Token } from './files.ts'
 import {
   decodeClosing,
   decodeHeader,
@@ -64,10 +66,13 @@ export function scanChain(
   for (const [i, file] of scanned.entries()) {
     if (!scan.file(file, i === scanned.length - 1)) break
   }
-  // The next file is made before one is finished: without it, it was removed.
-  if (scan.defect === undefined && scan.closing === 'rotated' && written.length === files.length) {
-    const { file, sequence } = scan.end
-    scan.fail(0, sequence + 1, `file ${file + 1} of the chain is missing`)
+  const last = scanned.at(-1)
+  if (scan.defect === undefined && scan.closing === 'rotated' && last !== undefined) {
+    const next = auditFilePath(dirname(last.path), last.chain, last.number + 1)
+    // It is made before one is finished, perhaps a moment ago: where there is none, it was removed.
+    if (!existsSync(next)) {
+      scan.fail(0, scan.end.sequence + 1, `file ${last.number + 1} of the chain is missing`)
+    }
   }
   return { records: scan.records, end: scan.end, state: scan.state, defect: scan.defect }
 }
