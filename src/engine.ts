@@ -18,6 +18,7 @@ import { SecretSealer } from './key-stores/secret-sealer.ts'
 import { AccessKeys } from './kms/access-keys.ts'
 import { Authorizer } from './kms/authorizer.ts'
 import { IdentityPolicies } from './kms/identity-policies.ts'
+import { KeyUses } from './kms/key-uses.ts'
 import { Kms } from './kms/kms.ts'
 import { Scheduler } from './kms/scheduler.ts'
 import { Tokens } from './kms/tokens.ts'
@@ -48,6 +49,7 @@ export interface Engine {
   /** Runs by itself. */
   readonly scheduler: Scheduler
   readonly audit: AuditLog
+  readonly keyUses: KeyUses
   counters(): EngineCounters
   /** Wipes every key in memory. Until a restart everything that needs one answers LOCKED. */
   lock(): void
@@ -124,6 +126,7 @@ export async function openEngine(
     if (nextRotationAtMs !== undefined || origin === 'EXTERNAL') scheduler.wake()
   })
   scheduler.wake()
+  const keyUses = new KeyUses(catalog, options.log)
   const sweeper = setInterval(() => dataKeys.sweep(), SWEEP_MS)
   sweeper.unref()
   let locked = false
@@ -140,6 +143,7 @@ export async function openEngine(
     slots,
     scheduler,
     audit,
+    keyUses,
     counters: () => ({
       ...dataKeys.counters,
       ...audit.counters,
@@ -175,6 +179,7 @@ export async function openEngine(
       dataKeys.purgeAll()
       await pool.close()
       await audit.close()
+      await keyUses.close()
       await keyStore.close()
       accessKeys.lock()
       await catalog.close()

@@ -186,11 +186,7 @@ export const ERRORS = {
     'KMSInternalException',
     'the native addon is required and could not be loaded',
   ),
-  AUDIT_UNAVAILABLE: kind(
-    503,
-    'KMSInternalException',
-    'the audit log does not take the record',
-  ),
+  AUDIT_UNAVAILABLE: kind(503, 'KMSInternalException', 'the audit log does not take the record'),
   CATALOG_UNAVAILABLE: kind(503, 'DependencyTimeoutException', 'the catalog did not answer'),
 
   // The client library's own.

@@ -59,9 +59,10 @@ describe('a directory that init made', () => {
       const engine = await openEngine(configOf(), log)
       try {
         await engine.kms.createKey({})
-        const names = readdirSync(directory)
+        const names = readdirSync(directory, { recursive: true, encoding: 'utf8' })
         expect(names).toEqual(
           expect.arrayContaining([
+            expect.stringMatching(/^audit.*jsonl$/),
             'catalog.sqlite',
             'catalog.sqlite-wal',
             'root.check',
@@ -69,7 +70,7 @@ describe('a directory that init made', () => {
           ]),
         )
         expect(names.map((name) => `${name} ${modeOf(join(directory, name))}`)).toEqual(
-          names.map((name) => `${name} 600`),
+          names.map((name) => (name === 'audit' ? 'audit 700' : `${name} 600`)),
         )
       } finally {
         await engine.close()

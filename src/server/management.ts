@@ -12,6 +12,7 @@ import { metadataOf } from '../kms/kms.ts'
 import type { Page } from '../kms/parts.ts'
 import { aliasNameOf } from '../kms/reference.ts'
 import type { TokenRecord } from '../kms/tokens.ts'
+import type { RequestRecord } from './records.ts'
 
 export interface ManagementRequest {
   readonly engine: Engine
@@ -21,6 +22,8 @@ export interface ManagementRequest {
   readonly name: string
   readonly query: URLSearchParams
   readonly fields: ReadonlyMap<string, Value>
+  /** Undefined where there is no audit log. */
+  readonly record: RequestRecord | undefined
 }
 
 export type ManagementHandler = (request: ManagementRequest) => Promise<PlainValue>
@@ -32,13 +35,13 @@ export const createKey: ManagementHandler = async (request) => {
   const alias = optionalText(fields, 'alias')
   if (tags !== undefined) authorizeService(request, 'kms:TagResource', { tags })
   if (alias !== undefined) authorizeAlias(request, 'kms:CreateAlias', alias)
-  return describe(
-    await engine.kms.createKey({
-      description: optionalText(fields, 'description'),
-      alias,
-      tags,
-    }),
-  )
+  const created = await engine.kms.createKey({
+    description: optionalText(fields, 'description'),
+    alias,
+    tags,
+  })
+  request.record?.about(created.arn)
+  return describe(created)
 }
 
 /** What every key is that is created here, as conditions on kms:CreateKey read it. */
@@ -208,7 +211,7 @@ function authorizeAlias(
 
 /** An alias that is not there looks like one of a forbidden key, unless the caller may see every key. */
 export async function authorizeKey(
-  { engine, principal, origin }: ManagementRequest,
+  { engine, principal, origin, record }: ManagementRequest,
   action: Action,
   reference: string,
   attributes: RequestAttributes = {},
@@ -221,6 +224,7 @@ export async function authorizeKey(
     const absent = error instanceof KeyfoldError && error.code === 'KMS_KEY_NOT_FOUND'
     throw absent ? authorizer.absentKeyError(principal, action) : error
   }
+  record?.about(kmsKey.arn)
   const alias = aliasNameOf(reference)
   authorizer.authorize(principal, action, kmsKey, { ...origin, alias, ...attributes })
   return kmsKey

@@ -45,6 +45,12 @@ const ENGINE_COUNTERS: readonly [string, string, (counters: EngineCounters) => n
   ],
   ['inline_batches_total', 'batches done on the event loop', (c) => c.inlineBatches],
   ['pooled_batches_total', 'batches done by the workers', (c) => c.pooledBatches],
+  ['audit_records_total', 'audit records taken', (c) => c.auditRecords],
+  ['audit_groups_total', 'groups of audit records written and synced', (c) => c.auditGroups],
+  ['audit_spilled_total', 'audit records taken while the disk took none', (c) => c.auditSpilled],
+  ['audit_refused_total', 'callers told AUDIT_UNAVAILABLE', (c) => c.auditRefused],
+  ['audit_sync_seconds_total', 'time in fdatasync of audit files', (c) => c.auditSyncSeconds],
+  ['audit_workers_replaced_total', 'audit workers that died', (c) => c.auditWorkersReplaced],
   ['overloads_total', 'requests refused: too many bytes in flight', (c) => c.overloads],
 ]
 
@@ -52,6 +58,7 @@ const ENGINE_GAUGES: readonly [string, string, (counters: EngineCounters) => num
   ['seal_keys', 'contexts with a message key to seal', (c) => c.sealKeys],
   ['open_keys', 'message keys to open', (c) => c.openKeys],
   ['bytes_in_flight', 'bytes of requests and responses held', (c) => c.bytesInFlight],
+  ['audit_records_waiting', 'audit records that are not on the disk yet', (c) => c.auditWaiting],
   ['key_table_slots_used', 'keys in the key table', (c) => c.keyTable.slotsUsed],
   ['key_table_slots', 'keys that the key table can hold', (c) => c.keyTable.slots],
   [

@@ -19,7 +19,9 @@ import {
   type EncryptFields,
   type OperationName,
 } from '../format/requests.ts'
-import type { Principal, RequestOrigin } from '../kms/kms-key.ts'
+import type { AuditLog } from '../audit/audit-log.ts'
+import type { KmsKeyRegistry, Principal, RequestOrigin } from '../kms/kms-key.ts'
+import type { KeyUses } from '../kms/key-uses.ts'
 import type { SlotPool } from '../pool/slot.ts'
 import {
   encodeDataKeys,
@@ -31,6 +33,7 @@ import {
 } from './answer.ts'
 import type { Body } from './exchange.ts'
 import { Heads } from './heads.ts'
+import { countUses, OPERATION_NAMES, recorded, RequestRecord } from './records.ts'
 
 export type MaybePromise<T> = T | Promise<T>
 
@@ -38,6 +41,8 @@ interface OperationRequest {
   readonly principal: Principal
   readonly origin: RequestOrigin
   readonly body: Body
+  /** Undefined where there is no audit log. */
+  readonly record: RequestRecord | undefined
   /** Where the request's map lies in the body. */
   readonly offset: number
   readonly end: number
@@ -46,10 +51,18 @@ interface OperationRequest {
 type KnownEncrypt = Omit<EncryptFields, 'context'> & { readonly context: CanonicalContext }
 type KnownDecrypt = Omit<DecryptFields, 'context'> & { readonly context: CanonicalContext }
 
+/** Those of /v1/data-keys are AES-256 keys. */
+const DATA_KEY_BYTES = 32
+
 export class Operations {
   readonly #envelope: Envelope
   readonly #slots: SlotPool
   readonly #crypto: Crypto
+  readonly #engine: {
+    readonly audit: AuditLog
+    readonly kms: { readonly registry: KmsKeyRegistry }
+    readonly keyUses: KeyUses
+  }
   readonly #encryptHeads = new Heads<KnownEncrypt>('plaintexts')
   readonly #decryptHeads = new Heads<KnownDecrypt>('ciphertexts')
 
@@ -57,7 +70,11 @@ export class Operations {
     readonly envelope: Envelope
     readonly slots: SlotPool
     readonly crypto: Crypto
+    readonly audit: AuditLog
+    readonly kms: { readonly registry: KmsKeyRegistry }
+    readonly keyUses: KeyUses
   }) {
+    this.#engine = engine
     this.#envelope = engine.envelope
     this.#slots = engine.slots
     this.#crypto = engine.crypto
@@ -81,27 +98,33 @@ export class Operations {
   async runBatch(
     request: Pick<OperationRequest, 'principal' | 'origin' | 'body'>,
     requestId: string,
+    whole: RequestRecord | undefined,
   ): Promise<Answer> {
-    const { body } = request
+    const { principal, body } = request
     body.keep()
     const operations = decodeBatchRequest(body.bytes)
     const answers: Answer[] = []
     try {
       for (const { op, offset, end } of operations) {
         try {
-          answers.push(await this.run(op, { ...request, offset, end }))
+          const record = whole && new RequestRecord(OPERATION_NAMES[op], whole, principal)
+          const run = (): MaybePromise<Answer> => this.run(op, { ...request, record, offset, end })
+          answers.push(await recorded(this.#engine, record, run))
         } catch (error) {
           if (!(error instanceof KeyfoldError)) throw error
           answers.push(encodeError(error.code, error.message, requestId))
         }
       }
-      return this.#joinAnswers(answers)
+      const joined = this.#joinAnswers(answers)
+      if (whole !== undefined) whole.inParts = true
+      return joined
     } finally {
       for (const answer of answers) answer.release()
     }
   }
 
-  #encrypt({ principal, origin, body, offset, end }: OperationRequest): MaybePromise<Answer> {
+  #encrypt(request: OperationRequest): MaybePromise<Answer> {
+    const { principal, origin, body, record, offset, end } = request
     const known = offset === 0 ? this.#encryptHeads.find(body.bytes) : undefined
     let fields: KnownEncrypt
     if (known === undefined) {
@@ -111,6 +134,9 @@ export class Operations {
     } else {
       fields = known.fields
     }
+    const plaintexts =
+      known === undefined ? fields.plaintexts : this.#encryptHeads.messagesBehind(known, body.bytes)
+    record?.asked(fields.context.bytes, plaintexts.count, fields.key)
     const result = this.#envelope.encrypt({
       principal,
       origin,
@@ -119,15 +145,13 @@ export class Operations {
       form: fields.form,
       suite: fields.suite,
       body,
-      plaintexts:
-        known === undefined
-          ? fields.plaintexts
-          : this.#encryptHeads.messagesBehind(known, body.bytes),
+      plaintexts,
     })
-    return this.#answer(result, encodeEncrypted)
+    return this.#answer(result, 'encrypt', record, encodeEncrypted)
   }
 
-  #decrypt({ principal, origin, body, offset, end }: OperationRequest): MaybePromise<Answer> {
+  #decrypt(request: OperationRequest): MaybePromise<Answer> {
+    const { principal, origin, body, record, offset, end } = request
     const known = offset === 0 ? this.#decryptHeads.find(body.bytes) : undefined
     let fields: KnownDecrypt
     if (known === undefined) {
@@ -137,24 +161,31 @@ export class Operations {
     } else {
       fields = known.fields
     }
+    const ciphertexts =
+      known === undefined
+        ? fields.ciphertexts
+        : this.#decryptHeads.messagesBehind(known, body.bytes)
+    const { packed, keyEntries } = fields
+    record?.asked(fields.context.bytes, ciphertexts?.count ?? 1)
+    if (record !== undefined && packed !== undefined) record.packed = { body, ...packed }
     const result = this.#envelope.decrypt({
       principal,
       origin,
       context: fields.context,
       body,
-      ciphertexts:
-        known === undefined
-          ? fields.ciphertexts
-          : this.#decryptHeads.messagesBehind(known, body.bytes),
-      packed: fields.packed,
-      keyEntries: fields.keyEntries,
+      ciphertexts,
+      packed,
+      keyEntries,
     })
-    return this.#answer(result, encodeDecrypted)
+    return this.#answer(result, 'decrypt', record, encodeDecrypted)
   }
 
-  #reEncrypt({ principal, origin, body, offset, end }: OperationRequest): Promise<Answer> {
+  #reEncrypt(request: OperationRequest): MaybePromise<Answer> {
+    const { principal, origin, body, record, offset, end } = request
     const fields = decodeReEncryptRequest(body.bytes, offset, end)
     const { key, mode, suite, ciphertexts, packed, keyEntries, newContext } = fields
+    record?.asked(fields.context, ciphertexts?.count ?? 1, key)
+    if (record !== undefined && packed !== undefined) record.packed = { body, ...packed }
     const result = this.#envelope.reEncrypt({
       principal,
       origin,
@@ -168,12 +199,16 @@ export class Operations {
       packed,
       keyEntries,
     })
-    return result.then((done) => encodeReEncrypted(done, this.#slots))
+    return this.#answer(result, 're-encrypt', record, encodeReEncrypted)
   }
 
-  async #dataKeys({ principal, origin, body, offset, end }: OperationRequest): Promise<Answer> {
+  async #dataKeys(request: OperationRequest): Promise<Answer> {
+    const { principal, origin, body, record, offset, end } = request
     const { key, context, count, plaintext } = decodeDataKeysRequest(body.bytes, offset, end)
-    const { keyId, dataKeys } = await this.#envelope.dataKeys({
+    const operation = plaintext ? 'GenerateDataKey' : 'GenerateDataKeyWithoutPlaintext'
+    record?.asked(context, count, key)
+    if (record !== undefined) record.operation = operation
+    const { keyId, dataKeys, uses } = await this.#envelope.dataKeys({
       principal,
       origin,
       key,
@@ -181,14 +216,25 @@ export class Operations {
       count,
       plaintext,
     })
+    const bytes = count * DATA_KEY_BYTES
+    countUses(this.#engine.keyUses, uses, { bytes, operation })
+    record?.used(uses, [])
+    if (record !== undefined) record.bytes = bytes
     return encodeDataKeys(keyId, dataKeys)
   }
 
   #answer(
     result: MaybePromise<BatchResult>,
+    op: OperationName,
+    record: RequestRecord | undefined,
     encode: (result: BatchResult, slots: SlotPool) => Answer,
   ): MaybePromise<Answer> {
-    if (result instanceof Promise) return result.then((done) => encode(done, this.#slots))
+    if (result instanceof Promise) {
+      return result.then((done) => this.#answer(done, op, record, encode))
+    }
+    const use = { bytes: result.plaintextBytes, operation: OPERATION_NAMES[op] }
+    countUses(this.#engine.keyUses, result.uses, use)
+    record?.done(result)
     return encode(result, this.#slots)
   }
 

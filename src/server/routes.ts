@@ -18,6 +18,8 @@ export type Route =
       readonly kind: 'management'
       readonly method: Method
       readonly path: string
+      /** As records name it: AWS KMS's name where it has one. */
+      readonly operation: string
       readonly handler: ManagementHandler
       /** What its map may have; anything else is refused by name. */
       readonly fields: readonly string[]
@@ -32,63 +34,83 @@ export const ROUTES: readonly Route[] = [
   { kind: 'operation', path: '/v1/data-keys', op: 'data-keys' },
   { kind: 'operation', path: '/v1/batch', op: 'batch' },
 
-  manage('post', '/v1/keys', management.createKey, ['description', 'alias', 'tags']),
-  manage('get', '/v1/keys', management.listKeys),
-  manage('get', '/v1/keys/:name', management.describeKey),
-  manage('post', '/v1/keys/:name/enable', management.enableKey),
-  manage('post', '/v1/keys/:name/disable', management.disableKey),
-  manage('post', '/v1/keys/:name/rotate', management.rotateKey),
-  manage('get', '/v1/keys/:name/policy', policies.getKeyPolicy),
-  manage('put', '/v1/keys/:name/policy', policies.putKeyPolicy, [
+  manage('post', '/v1/keys', 'CreateKey', management.createKey, ['description', 'alias', 'tags']),
+  manage('get', '/v1/keys', 'ListKeys', management.listKeys),
+  manage('get', '/v1/keys/:name', 'DescribeKey', management.describeKey),
+  manage('post', '/v1/keys/:name/enable', 'EnableKey', management.enableKey),
+  manage('post', '/v1/keys/:name/disable', 'DisableKey', management.disableKey),
+  manage('post', '/v1/keys/:name/rotate', 'RotateKeyOnDemand', management.rotateKey),
+  manage('get', '/v1/keys/:name/policy', 'GetKeyPolicy', policies.getKeyPolicy),
+  manage('put', '/v1/keys/:name/policy', 'PutKeyPolicy', policies.putKeyPolicy, [
     'policy',
     'bypassPolicyLockoutSafetyCheck',
   ]),
-  manage('get', '/v1/identity-policies', policies.listIdentityPolicies),
-  manage('get', '/v1/identity-policies/:name', policies.getIdentityPolicy),
-  manage('put', '/v1/identity-policies/:name', policies.putIdentityPolicy, ['principal', 'policy']),
-  manage('del', '/v1/identity-policies/:name', policies.deleteIdentityPolicy),
-  manage('post', '/v1/policy/explain', policies.explainPolicy, [
+  manage('get', '/v1/identity-policies', 'ListIdentityPolicies', policies.listIdentityPolicies),
+  manage('get', '/v1/identity-policies/:name', 'GetIdentityPolicy', policies.getIdentityPolicy),
+  manage('put', '/v1/identity-policies/:name', 'PutIdentityPolicy', policies.putIdentityPolicy, [
+    'principal',
+    'policy',
+  ]),
+  manage(
+    'del',
+    '/v1/identity-policies/:name',
+    'DeleteIdentityPolicy',
+    policies.deleteIdentityPolicy,
+  ),
+  manage('post', '/v1/policy/explain', 'ExplainPolicy', policies.explainPolicy, [
     'principal',
     'action',
     'key',
     'context',
   ]),
-  manage('post', '/v1/keys/:name/enable-rotation', lifecycle.enableRotation, ['periodDays']),
-  manage('post', '/v1/keys/:name/disable-rotation', lifecycle.disableRotation),
-  manage('get', '/v1/keys/:name/rotations', lifecycle.listRotations),
-  manage('post', '/v1/keys/:name/schedule-deletion', lifecycle.scheduleDeletion, [
-    'pendingWindowDays',
+  manage('post', '/v1/keys/:name/enable-rotation', 'EnableKeyRotation', lifecycle.enableRotation, [
+    'periodDays',
   ]),
-  manage('post', '/v1/keys/:name/cancel-deletion', lifecycle.cancelDeletion),
-  manage('get', '/v1/aliases', management.listAliases),
-  manage('post', '/v1/aliases', management.createAlias, ['alias', 'key']),
-  manage('put', '/v1/aliases/:name', management.updateAlias, ['key']),
-  manage('del', '/v1/aliases/:name', management.deleteAlias),
-  manage('get', '/v1/tokens', management.listTokens),
-  manage('post', '/v1/tokens', management.createToken, [
+  manage(
+    'post',
+    '/v1/keys/:name/disable-rotation',
+    'DisableKeyRotation',
+    lifecycle.disableRotation,
+  ),
+  manage('get', '/v1/keys/:name/rotations', 'ListKeyRotations', lifecycle.listRotations),
+  manage(
+    'post',
+    '/v1/keys/:name/schedule-deletion',
+    'ScheduleKeyDeletion',
+    lifecycle.scheduleDeletion,
+    ['pendingWindowDays'],
+  ),
+  manage('post', '/v1/keys/:name/cancel-deletion', 'CancelKeyDeletion', lifecycle.cancelDeletion),
+  manage('get', '/v1/aliases', 'ListAliases', management.listAliases),
+  manage('post', '/v1/aliases', 'CreateAlias', management.createAlias, ['alias', 'key']),
+  manage('put', '/v1/aliases/:name', 'UpdateAlias', management.updateAlias, ['key']),
+  manage('del', '/v1/aliases/:name', 'DeleteAlias', management.deleteAlias),
+  manage('get', '/v1/tokens', 'ListTokens', management.listTokens),
+  manage('post', '/v1/tokens', 'CreateToken', management.createToken, [
     'name',
     'principal',
     'actions',
     'keys',
     'expiresInSeconds',
   ]),
-  manage('del', '/v1/tokens/:name', management.revokeToken),
-  manage('get', '/v1/access-keys', management.listAccessKeys),
-  manage('post', '/v1/access-keys', management.createAccessKey, [
+  manage('del', '/v1/tokens/:name', 'RevokeToken', management.revokeToken),
+  manage('get', '/v1/access-keys', 'ListAccessKeys', management.listAccessKeys),
+  manage('post', '/v1/access-keys', 'CreateAccessKey', management.createAccessKey, [
     'principal',
     'temporary',
     'expiresInSeconds',
   ]),
-  manage('del', '/v1/access-keys/:name', management.revokeAccessKey),
-  { ...manage('post', '/v1/lock', management.lock), whenLocked: true },
-  { ...manage('get', '/v1/limits', management.describeLimits), whenLocked: true },
+  manage('del', '/v1/access-keys/:name', 'RevokeAccessKey', management.revokeAccessKey),
+  { ...manage('post', '/v1/lock', 'Lock', management.lock), whenLocked: true },
+  { ...manage('get', '/v1/limits', 'DescribeLimits', management.describeLimits), whenLocked: true },
 ]
 
 function manage(
   method: Method,
   path: string,
+  operation: string,
   handler: ManagementHandler,
   fields: readonly string[] = [],
 ): Extract<Route, { kind: 'management' }> {
-  return { kind: 'management', method, path, handler, fields }
+  return { kind: 'management', method, path, operation, handler, fields }
 }

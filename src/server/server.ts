@@ -26,7 +26,15 @@ import type { Log } from './log.ts'
 import { Metrics, type RouteFigures } from './metrics.ts'
 import { Operations, type MaybePromise } from './operations.ts'
 import { Principals } from './principals.ts'
+import {
+  OPERATION_NAMES,
+  parametersOf,
+  recorded,
+  recordedDurably,
+  RequestRecord,
+} from './records.ts'
 import { ROUTES, type Route } from './routes.ts'
+import { SourceAddresses } from './source-addresses.ts'
 import { closeListener, createApp, listen, portOf } from './uws.ts'
 import type { HttpRequest, HttpResponse, TemplatedApp } from './uws.ts'
 import { WebSockets } from './websocket.ts'
@@ -95,6 +103,17 @@ interface Text {
   text(head: RequestHead, origin: RequestOrigin): MaybePromise<string>
 }
 
+/** How a route is served: its bounds, and what is done with a body that is there. */
+interface Serving {
+  readonly bytesMax: number
+  readonly figures: RouteFigures
+  /** Undefined where there is no audit log. */
+  readonly record: RequestRecord | undefined
+  /** Runs the work, whose outcome is recorded before it is told. */
+  keep(work: () => MaybePromise<Answer>): MaybePromise<Answer>
+  run(principal: Principal, body: Body, origin: RequestOrigin): MaybePromise<Answer>
+}
+
 export class Server {
   readonly #engine: Engine
   readonly #log: Log
@@ -103,6 +122,7 @@ export class Server {
   readonly #metrics: Metrics
   readonly #webSockets: WebSockets
   readonly #aws: AwsDoor
+  readonly #sources: SourceAddresses | undefined
   readonly #requestIds: string
   #requests = 0
   /** Exchanges whose last byte is not out, and operations that run, also for a caller who is gone. */
@@ -116,6 +136,7 @@ export class Server {
     this.#principals = new Principals(engine.tokens)
     this.#operations = new Operations(engine)
     this.#metrics = new Metrics(engine)
+    this.#sources = engine.audit.on ? new SourceAddresses() : undefined
     this.#requestIds = `${Date.now().toString(36)}-${process.pid.toString(36)}`
     this.#aws = new AwsDoor(engine, (error, requestId) => void this.#knownError(error, requestId))
     this.#webSockets = new WebSockets({
@@ -129,12 +150,16 @@ export class Server {
       },
       refuse: (response, error) => void this.#sendError(this.#open(response, 'get'), error, true),
       secureTransport: this.#secureTransport,
-      run: (op, authorization, body, origin) => {
+      record: (op, { sourceAddress }) =>
+        this.#record(op === undefined ? 'Unknown' : OPERATION_NAMES[op], sourceAddress),
+      recorded: (record, run) => recorded(this.#engine, record, run),
+      run: (op, authorization, body, origin, record) => {
         if (this.#draining) throw new KeyfoldError('SHUTTING_DOWN')
-        return this.#run(op, this.#principals.authenticate(authorization), body, origin)
+        const principal = this.#principals.authenticate(authorization)
+        record?.by(principal)
+        return this.#run(op, principal, body, { origin, record })
       },
-      failed: (error) => {
-        const requestId = this.#nextRequestId()
+      failed: (error, requestId = this.#nextRequestId()) => {
         const known = this.#knownError(error, requestId)
         return { status: known.status, answer: encodeError(known.code, known.message, requestId) }
       },
@@ -144,6 +169,7 @@ export class Server {
   }
 
   register(app: TemplatedApp): void {
+    this.#sources?.register(app)
     const paths = new Set<string>()
     for (const route of ROUTES) {
       paths.add(route.path)
@@ -223,22 +249,29 @@ export class Server {
     figures: RouteFigures,
   ): void {
     const head = readHead(request)
-    const { requestBytesMax } = this.#engine.config
-    this.#serve(response, head, requestBytesMax, figures, (principal, body, origin) =>
-      this.#run(op, principal, body, origin),
-    )
+    const record = this.#record(OPERATION_NAMES[op], this.#sources?.of(response))
+    this.#serve(response, head, {
+      bytesMax: this.#engine.config.requestBytesMax,
+      figures,
+      record,
+      keep: (work) => recorded(this.#engine, record, work),
+      run: (principal, body, origin) => this.#run(op, principal, body, { origin, record }),
+    })
   }
 
   #run(
     op: Extract<Route, { kind: 'operation' }>['op'],
     principal: Principal,
     body: Body,
-    origin: RequestOrigin,
+    { origin, record }: { origin: RequestOrigin; record: RequestRecord | undefined },
   ): MaybePromise<Answer> {
     if (this.#engine.locked) throw new KeyfoldError('LOCKED')
-    return op === 'batch'
-      ? this.#operations.runBatch({ principal, origin, body }, this.#nextRequestId())
-      : this.#operations.run(op, { principal, origin, body, offset: 0, end: body.bytes.length })
+    if (op !== 'batch') {
+      const { length: end } = body.bytes
+      return this.#operations.run(op, { principal, origin, body, record, offset: 0, end })
+    }
+    const requestId = record?.requestId ?? this.#nextRequestId()
+    return this.#operations.runBatch({ principal, origin, body }, requestId, record)
   }
 
   #serveManagement(
@@ -250,12 +283,16 @@ export class Server {
     const head = readHead(request)
     const query = new URLSearchParams(request.getQuery() ?? '')
     const parameter = route.path.includes(':') ? (request.getParameter(0) ?? '') : ''
+    const record = this.#record(route.operation, this.#sources?.of(response))
+    const always = route.whenLocked === true
     const run = async (
       principal: Principal,
       body: Body,
       { sourceAddress, secureTransport }: RequestOrigin,
     ): Promise<Answer> => {
-      if (this.#engine.locked && route.whenLocked !== true) throw new KeyfoldError('LOCKED')
+      if (this.#engine.locked && !always) throw new KeyfoldError('LOCKED')
+      const name = decodePathParameter(parameter)
+      if (record !== undefined) record.parameters = parametersOf([...query, ['name', name]])
       const fields = body.bytes.length === 0 ? NO_FIELDS : decodeValue(Uint8Array.from(body.bytes))
       if (!(fields instanceof Map)) throw malformed('request', 'a map is needed')
       for (const field of (fields as ReadonlyMap<string, Value>).keys()) {
@@ -263,17 +300,27 @@ export class Server {
           throw malformed('request', `the key ${JSON.stringify(field)} is not known here`)
         }
       }
+      if (record !== undefined && fields.size > 0) {
+        record.parameters = { ...record.parameters, ...parametersOf(fields) }
+      }
       const value: PlainValue = await route.handler({
         engine: this.#engine,
         principal,
         origin: { sourceAddress, secureTransport },
-        name: decodePathParameter(parameter),
+        name,
         query,
         fields,
+        record,
       })
       return encodeAnswer(value)
     }
-    this.#serve(response, head, MANAGEMENT_BYTES_MAX, figures, run)
+    this.#serve(response, head, {
+      bytesMax: MANAGEMENT_BYTES_MAX,
+      figures,
+      record,
+      keep: (work) => recordedDurably(this.#engine, record, always, async () => work()),
+      run,
+    })
   }
 
   /** The AWS protocol signs what it sends: who asks is known when the whole body is there. */
@@ -287,7 +334,8 @@ export class Server {
       query: request.getQuery() ?? '',
       header: (name: string) => request.getHeader(name),
     }
-    const head = this.#aws.read(target, exchange, () => {
+    const address = this.#sources?.of(response)
+    const head = this.#aws.read(target, { origin: exchange, address }, () => {
       this.#requireCertificate(response)
       if (this.#draining) throw new KeyfoldError('SHUTTING_DOWN')
     })
@@ -314,19 +362,17 @@ export class Server {
     exchange.receive(this.#engine.slots, AWS_REQUEST_BYTES_MAX, announcedBytes, received, refused)
   }
 
-  /** Authenticate, receive, run, answer: the one way through for every route. */
+  /** Authenticate, receive, run, record, answer: the one way through for every route. */
   #serve(
     response: HttpResponse,
     head: RequestHead,
-    bytesMax: number,
-    figures: RouteFigures,
-    run: (principal: Principal, body: Body, origin: RequestOrigin) => MaybePromise<Answer>,
+    { bytesMax, figures, record, keep, run }: Serving,
   ): void {
     const startedMs = performance.now()
     const exchange = this.#open(response, head.method)
     const json = head.contentType === JSON_TYPE
     const fail = (error: unknown): void => {
-      const status = this.#sendError(exchange, error, head.jsonAnswer)
+      const status = this.#sendError(exchange, error, head.jsonAnswer, record?.requestId)
       figures.count(status, performance.now() - startedMs)
     }
     const succeed = (answer: Answer): void => {
@@ -340,27 +386,15 @@ export class Server {
       exchange.send(STATUS_OK, head.jsonAnswer ? JSON_TYPE : MSGPACK_TYPE, sent)
       figures.count(200, performance.now() - startedMs)
     }
-    let principal: Principal
-    try {
-      if (this.#draining) throw new KeyfoldError('SHUTTING_DOWN')
-      principal = this.#authenticate(response, head.authorization)
-      if (!json && head.contentType !== '' && head.contentType !== MSGPACK_TYPE) {
-        throw new KeyfoldError('MEDIA_TYPE_UNSUPPORTED')
-      }
-    } catch (error) {
-      fail(error)
-      return
-    }
-    const received = (body: Body): void => {
+    const settle = (work: () => MaybePromise<Answer>, release: () => void): void => {
       this.#begin()
       const over = (): void => {
-        body.release()
+        release()
         this.#end()
       }
       let answer: MaybePromise<Answer>
       try {
-        if (json && body.bytes.length > 0) body.replace(jsonToMsgpack(body.bytes))
-        answer = run(principal, body, exchange)
+        answer = keep(work)
       } catch (error) {
         over()
         fail(error)
@@ -376,7 +410,38 @@ export class Server {
         succeed(answer)
       }
     }
-    exchange.receive(this.#engine.slots, bytesMax, head.announcedBytes, received, fail)
+    const refuse = (error: unknown): void => {
+      const refused = (): never => {
+        throw error
+      }
+      settle(refused, () => undefined)
+    }
+    let principal: Principal
+    try {
+      if (this.#draining) throw new KeyfoldError('SHUTTING_DOWN')
+      principal = this.#authenticate(response, head.authorization)
+      record?.by(principal)
+      if (!json && head.contentType !== '' && head.contentType !== MSGPACK_TYPE) {
+        throw new KeyfoldError('MEDIA_TYPE_UNSUPPORTED')
+      }
+    } catch (error) {
+      refuse(error)
+      return
+    }
+    const received = (body: Body): void => {
+      const work = (): MaybePromise<Answer> => {
+        if (json && body.bytes.length > 0) body.replace(jsonToMsgpack(body.bytes))
+        return run(principal, body, exchange)
+      }
+      settle(work, () => body.release())
+    }
+    exchange.receive(this.#engine.slots, bytesMax, head.announcedBytes, received, refuse)
+  }
+
+  #record(operation: string, sourceAddress: string | undefined): RequestRecord | undefined {
+    if (!this.#engine.audit.on) return undefined
+    const requestId = this.#nextRequestId()
+    return new RequestRecord(operation, { requestId, sourceAddress, door: 'v1' })
   }
 
   #authenticate(response: HttpResponse, authorization: string): Principal {
@@ -396,8 +461,12 @@ export class Server {
   }
 
   /** Sends the error and returns its status. */
-  #sendError(exchange: Exchange, error: unknown, json: boolean): number {
-    const requestId = this.#nextRequestId()
+  #sendError(
+    exchange: Exchange,
+    error: unknown,
+    json: boolean,
+    requestId = this.#nextRequestId(),
+  ): number {
     const known = this.#knownError(error, requestId)
     const headers: Header[] = [['X-Request-Id', requestId]]
     if (known.retryable) headers.push(['Retry-After', RETRY_AFTER_SECONDS])

@@ -15,6 +15,7 @@ import {
 } from '../format/frame.ts'
 import type { OperationName } from '../format/requests.ts'
 import type { RequestOrigin } from '../kms/kms-key.ts'
+import type { RequestRecord } from './records.ts'
 import type { SlotPool } from '../pool/slot.ts'
 import type { Answer } from './answer.ts'
 import { addressText, Body } from './exchange.ts'
@@ -47,9 +48,17 @@ export interface WebSocketService {
     authorization: string,
     body: Body,
     origin: RequestOrigin,
+    record: RequestRecord | undefined,
   ): MaybePromise<Answer>
+  /** The record of a frame; undefined where there is no audit log. */
+  record(op: OperationName | 'batch' | undefined, origin: RequestOrigin): RequestRecord | undefined
+  /** Runs `run`, whose outcome is recorded before it is told. */
+  recorded(record: RequestRecord | undefined, run: () => MaybePromise<Answer>): MaybePromise<Answer>
   /** The answer that stands for an error. */
-  failed(error: unknown): { readonly status: number; readonly answer: Answer }
+  failed(
+    error: unknown,
+    requestId: string | undefined,
+  ): { readonly status: number; readonly answer: Answer }
   /** Around everything that a drain waits for. */
   begin(): void
   end(): void
@@ -138,18 +147,18 @@ export class WebSockets {
     }
     const { requestId, kind } = decodeFrameHeader(frame)
     const body = new Body(service.slots, frame.subarray(FRAME_HEADER_BYTES), undefined)
+    const op = OPS.get(kind)
+    const record = service.record(op, connection.origin)
     const succeed = (answer: Answer): void => {
       service.figures.count(200, performance.now() - startedMs)
       this.#send(socket, connection, { requestId, kind: FRAME_STATUS_OK }, answer)
     }
     const fail = (error: unknown): void => {
-      const { status, answer } = service.failed(error)
+      const { status, answer } = service.failed(error, record?.requestId)
       service.figures.count(status, performance.now() - startedMs)
       this.#send(socket, connection, { requestId, kind: FRAME_STATUS_ERROR }, answer)
     }
-    let answer: MaybePromise<Answer>
-    try {
-      const op = OPS.get(kind)
+    const run = (): MaybePromise<Answer> => {
       if (op === undefined) throw new KeyfoldError('REQUEST_MALFORMED', `op: ${kind} is unknown`)
       if (connection.running + connection.unsent.length >= WINDOW_MAX) {
         throw new KeyfoldError(
@@ -157,7 +166,11 @@ export class WebSockets {
           `${WINDOW_MAX} requests are under way on this connection`,
         )
       }
-      answer = service.run(op, connection.authorization, body, connection.origin)
+      return service.run(op, connection.authorization, body, connection.origin, record)
+    }
+    let answer: MaybePromise<Answer>
+    try {
+      answer = service.recorded(record, run)
     } catch (error) {
       body.release()
       fail(error)

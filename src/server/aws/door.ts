@@ -7,9 +7,11 @@ import { randomUUID } from 'node:crypto'
 import type { Engine } from '../../engine.ts'
 import { ERRORS, KeyfoldError, type ErrorCode } from '../../errors.ts'
 import type { RequestOrigin } from '../../kms/kms-key.ts'
+import { encodeEncryptionContext } from '../../format/encryption-context.ts'
+import { recorded, recordedDurably, RequestRecord } from '../records.ts'
 import { Call } from './call.ts'
 import { OPERATIONS } from './operations.ts'
-import type { Output } from './operation.ts'
+import type { Operation, Output } from './operation.ts'
 import type { RequestTarget } from './canonical-request.ts'
 import { SignatureVerifier, type SignatureClaim } from './sigv4.ts'
 
@@ -32,6 +34,8 @@ export interface AwsHead {
   readonly claim: SignatureClaim | KeyfoldError
   readonly target: string
   readonly origin: RequestOrigin
+  /** For the record; undefined where there is no audit log. */
+  readonly address: string | undefined
 }
 
 export class AwsDoor {
@@ -53,27 +57,49 @@ export class AwsDoor {
   }
 
   /** `admit` throws where nobody is served now, whoever asks. */
-  read(request: RequestTarget, origin: RequestOrigin, admit: () => void): AwsHead {
+  read(
+    request: RequestTarget,
+    from: Pick<AwsHead, 'origin' | 'address'>,
+    admit: () => void,
+  ): AwsHead {
     const target = request.header('x-amz-target')
     try {
       admit()
       const claim = this.#signatures.read(request, Date.now())
-      return { claim, target, origin }
+      return { claim, target, ...from }
     } catch (error) {
       if (!(error instanceof KeyfoldError)) throw error
-      return { claim: error, target, origin }
+      return { claim: error, target, ...from }
     }
   }
 
-  /** Never rejects. */
+  /** Never rejects. What was done is recorded before anyone is told. */
   async answer(head: AwsHead, body: Uint8Array): Promise<AwsAnswer> {
     const requestId = randomUUID()
+    const name = head.target.startsWith(TARGET_PREFIX)
+      ? head.target.slice(TARGET_PREFIX.length)
+      : undefined
+    const operation = name === undefined ? undefined : OPERATIONS.get(name)
+    const record = this.#record(operation?.name ?? 'Unknown', requestId, head.address)
+    const work = (): Promise<Done> => this.#run(head, operation, body, requestId, record)
     try {
-      const output = await this.#run(head, body, requestId)
+      const { output } =
+        operation === undefined || DATA_PLANE.has(operation.name)
+          ? await recorded(this.#engine, record, work)
+          : await recordedDurably(this.#engine, record, false, work)
       return { status: 200, requestId, body: encode(output) }
     } catch (error) {
       return this.refuse(error, requestId)
     }
+  }
+
+  #record(
+    operation: string,
+    requestId: string,
+    sourceAddress: string | undefined,
+  ): RequestRecord | undefined {
+    if (!this.#engine.audit.on) return undefined
+    return new RequestRecord(operation, { requestId, sourceAddress, door: 'kms' })
   }
 
   refuse(error: unknown, requestId: string = randomUUID()): AwsAnswer {
@@ -83,24 +109,63 @@ export class AwsDoor {
     return { status: statusOf(code), requestId, body: encodeError(code, detail) }
   }
 
-  async #run(head: AwsHead, body: Uint8Array, requestId: string): Promise<Output> {
-    if (head.claim instanceof KeyfoldError) throw head.claim
-    const { principal, region } = this.#signatures.verify(head.claim, body)
+  async #run(
+    { claim, origin }: AwsHead,
+    operation: Operation | undefined,
+    body: Uint8Array,
+    requestId: string,
+    record: RequestRecord | undefined,
+  ): Promise<Done> {
+    if (claim instanceof KeyfoldError) throw claim
+    const { principal, region } = this.#signatures.verify(claim, body)
+    record?.by(principal)
     if (this.#engine.locked) throw new KeyfoldError('LOCKED')
-    const operation = head.target.startsWith(TARGET_PREFIX)
-      ? OPERATIONS.get(head.target.slice(TARGET_PREFIX.length))
-      : undefined
     if (operation === undefined) throw new KeyfoldError('OPERATION_UNKNOWN')
-    const call = new Call({
-      engine: this.#engine,
-      principal,
-      region,
-      requestId,
-      origin: head.origin,
-    })
-    return operation.answer(call, parse(body))
+    const call = new Call({ engine: this.#engine, principal, region, requestId, origin })
+    try {
+      return { output: await operation.answer(call, parse(body)), release: () => undefined }
+    } finally {
+      if (record !== undefined) describe(record, call)
+    }
   }
 }
+
+/** What an operation answered. Nothing of it is held: an answer that is thrown away goes with the garbage. */
+interface Done {
+  readonly output: Output
+  release(): void
+}
+
+/** What a call says of itself, whether it was allowed or not. */
+function describe(record: RequestRecord, { keyArns, encryptionContext }: Call): void {
+  for (const arn of keyArns) record.about(arn)
+  record.messages = 1
+  if (encryptionContext !== undefined && encryptionContext.size > 0) {
+    try {
+      record.encryptionContext = encodeEncryptionContext(encryptionContext)
+    } catch {
+      // It is none, which is why the call was refused.
+    }
+  }
+}
+
+/** Cryptography: recorded as the audit log is set to. Everything else is management, and waits for its record. */
+const DATA_PLANE: ReadonlySet<string> = new Set([
+  'Encrypt',
+  'Decrypt',
+  'ReEncrypt',
+  'GenerateDataKey',
+  'GenerateDataKeyWithoutPlaintext',
+  'GenerateDataKeyPair',
+  'GenerateDataKeyPairWithoutPlaintext',
+  'GenerateMac',
+  'VerifyMac',
+  'GenerateRandom',
+  'Sign',
+  'Verify',
+  'DeriveSharedSecret',
+  'GetPublicKey',
+])
 
 /** Duplicate members: JSON.parse keeps the last, as AWS's own parsers do. */
 function parse(body: Uint8Array): unknown {
