@@ -92,7 +92,7 @@ export const AUDIT_FILE_BYTES_DEFAULT = 64 * 2 ** 20
 export const AUDIT_GROUP_RECORDS_MAX = 4_096
 /**
  * Where nobody waits for the disk, a group gathers for so long: a kill -9 loses as much. Each group costs the event
- * loop about 30 µs, whatever is in it.
+ * loop about 20 µs, whatever is in it (Node 20).
  */
 export const AUDIT_GATHER_MS = 20
 /** A disk that has not taken a group by then is told apart from one that is only slow: callers get AUDIT_UNAVAILABLE. */

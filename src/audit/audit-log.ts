@@ -1,7 +1,7 @@
 /**
  * The audit log as the rest of the process sees it. Recording costs the event loop a push into an array; groups go to a
- * worker that chains, writes and syncs them, and whatever arrives while it does goes with the next (measured on a
- * server at 60,000 requests/s: 0.2 µs a record on the event loop, 3 µs on the worker).
+ * worker that chains, writes and syncs them, and whatever arrives while it does goes with the next (measured at
+ * 60,000 events/s, Node 20: 0.07 µs to take a record and 0.1 µs to pack it on the event loop, 3 to 5 µs on the worker).
  *
  * bounded: a record is on the disk a moment after the answer; while the disk does not take it, records wait in memory up
  * to a bound, and beyond that callers are refused. strict: nobody is answered before their record is on the disk.
