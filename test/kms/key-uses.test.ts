@@ -25,7 +25,7 @@ describe('use counts', () => {
     expect(await keyUses.read(key)).toMatchObject([
       { kmsKeyId: key, version: 1, messages: 4, bytes: 28, lastOperation: 'Encrypt' },
     ])
-    await kms.rotateKey(key)
+    await kms.rotations.rotateOnDemand(key)
     const newer = await service.call('encrypt', { key, plaintexts: rows })
     await service.call('data-keys', { key, count: 2, plaintext: false })
     await service.call('decrypt', { ciphertexts: [...ciphertexts, ...newer.ciphertexts] })
