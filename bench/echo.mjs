@@ -1,7 +1,8 @@
 // The peer `echo`: the same front end, the same way of receiving a body into a slot and of sending an answer, and
 // nothing in between. POST /echo/BYTES answers that many bytes from a preallocated buffer.
 import { BoundedSlotPool } from '../dist/pool/slot-pool.js'
-import { Exchange, MSGPACK_TYPE, STATUS_OK } from '../dist/server/exchange.js'
+import { Exchange } from '../dist/server/exchange.js'
+import { MSGPACK_TYPE, STATUS_OK } from '../dist/server/http.js'
 import { createApp, listen, portOf } from '../dist/server/uws.js'
 
 const ANSWER_BYTES_MAX = 128 * 2 ** 20
@@ -12,7 +13,11 @@ const app = createApp(undefined)
 app.post('/echo/:bytes', (response, request) => {
   const end = Number(request.getParameter(0))
   const length = Number(request.getHeader('content-length'))
-  const exchange = new Exchange(response)
+  const exchange = new Exchange(response, {
+    method: 'post',
+    secureTransport: false,
+    over: () => undefined,
+  })
   const received = (body) => {
     // As keyfold does with what it cannot answer at once: large bodies arrive in a slot anyway.
     body.release()

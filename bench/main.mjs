@@ -10,6 +10,7 @@ import { describeMachine, printRows, writeReport } from './report.mjs'
 const SUITES = {
   kernel: 'each implementation of AES-256-GCM batches against node:crypto and OpenSSL EVP',
   service: 'a running server against one that only echoes the same bytes',
+  kms: 'the AWS KMS protocol against an echo, and what each mode of the audit log costs',
 }
 
 const { values, positionals } = parseArgs({
@@ -34,7 +35,12 @@ if (values.help || name === undefined || !(name in SUITES)) {
 const machine = describeMachine()
 console.error(`${name}: ${machine.cpu}, ${machine.cores} cores, Node ${machine.node}`)
 const { run } = await import(`./${name}.mjs`)
-const rows = await run({ quick: values.quick, progress: (line) => console.error(`  ${line}`) })
+const rows = await run({
+  quick: values.quick,
+  progress: (line) => console.error(`  ${line}`),
+  /** Figures of this machine that a suite measures itself. */
+  describe: (figures) => Object.assign(machine, figures),
+})
 printRows(rows)
 if (values.json !== undefined) {
   const written = writeReport(values.json, { machine, rows })

@@ -1,6 +1,5 @@
-// The processes that the service benchmark measures, started and stopped: keyfold as a user starts it, and the
-// echo server beside it.
-import { spawn } from 'node:child_process'
+// The processes that are measured, started and stopped: keyfold as a user starts it, and the echo server beside it.
+import { spawn, spawnSync } from 'node:child_process'
 import { createInterface } from 'node:readline'
 
 import { Packr, Unpackr } from 'msgpackr'
@@ -8,14 +7,23 @@ import { Packr, Unpackr } from 'msgpackr'
 const packr = new Packr({ useRecords: false })
 const unpackr = new Unpackr({ useRecords: false })
 
-/** `keyfold serve --dev` on a free port with one key. */
+const MAIN = 'dist/cli/main.js'
+
+/** Whether `keyfold serve` has this flag. */
+export function serveKnows(flag) {
+  const { stdout } = spawnSync(process.execPath, [MAIN, 'serve', '--help'], { encoding: 'utf8' })
+  return stdout.includes(` ${flag} `)
+}
+
+/** `keyfold serve --dev` on a free port with one key. `ready` is what the server says of itself, credentials too. */
 export async function startKeyfold(argv = []) {
   const child = spawn(
     process.execPath,
-    ['dist/cli/main.js', 'serve', '--dev', '--ready-json', '--listen', '127.0.0.1:0', ...argv],
+    [MAIN, 'serve', '--dev', '--ready-json', '--listen', '127.0.0.1:0', ...argv],
     { stdio: ['ignore', 'pipe', 'inherit'] },
   )
-  const { url, token } = JSON.parse(await firstLine(child))
+  const ready = JSON.parse(await firstLine(child))
+  const { url, token } = ready
   const headers = { 'Content-Type': 'application/msgpack', Authorization: `Bearer ${token}` }
   const created = unpackr.unpack(
     await post(`${url}/v1/keys`, headers, packr.pack({ description: 'bench' })),
@@ -26,6 +34,7 @@ export async function startKeyfold(argv = []) {
   const { implementation } = await limits.json()
   return {
     url,
+    ready,
     headers,
     implementation,
     keyId: created.keyId,
