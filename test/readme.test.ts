@@ -139,7 +139,7 @@ describe('flags', () => {
     const lines = code.filter((line) => /^(npx )?keyfold /.test(line) && flagsOf(line).length > 0)
     expect(lines.length).toBeGreaterThan(3)
     for (const line of lines) {
-      const [, path = ''] = /^(?:npx )?keyfold ((?:[a-z]+ ?)+)/.exec(line) ?? []
+      const [, path = ''] = /^(?:npx )?keyfold ((?:[a-z][a-z-]* ?)+)/.exec(line) ?? []
       const { text } = await keyfold([...path.trim().split(' ').filter(Boolean), '--help'])
       for (const flag of flagsOf(line)) {
         expect(`${text} --help`, line).toMatch(new RegExp(`(?<=\\s)${flag}\\b`))
