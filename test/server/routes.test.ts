@@ -139,7 +139,7 @@ describe.each(FORMS)('in %s', (form) => {
       send(service, 'POST', '/v1/encrypt', { token, form, fields: request })
     expect((await encrypt()).status).toBe(200)
     const { tokens } = await done('GET', '/v1/tokens')
-    expect(inspect(tokens, { depth: 5 })).not.toContain(token.split('_')[2])
+    expect(inspect(tokens, { depth: 5 })).not.toContain(token.slice(-43))
     expect(await done('DELETE', `/v1/tokens/${created['tokenId'] as string}`)).toEqual({})
     expect(await encrypt()).toMatchObject({ status: 401, body: { code: 'UNAUTHENTICATED' } })
   })
