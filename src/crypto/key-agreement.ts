@@ -6,7 +6,7 @@ import { diffieHellman, type KeyObject } from 'node:crypto'
 
 import { KeyfoldError } from '../errors.ts'
 import { isAsymmetric, openPublicKey } from './key-pair.ts'
-import { traitsOf, type KeyAgreementAlgorithm, type KeySpec } from './key-spec.ts'
+import { assertAlgorithm, type KeyAgreementAlgorithm, type KeySpec } from './key-spec.ts'
 
 /**
  * `peer`: SPKI DER. Errors: KMS_KEY_USAGE_INVALID (this spec agrees on nothing), REQUEST_MALFORMED (the peer's key is
@@ -18,10 +18,8 @@ export function deriveSharedSecret(
   algorithm: KeyAgreementAlgorithm,
   peer: Uint8Array,
 ): Uint8Array {
-  if (!isAsymmetric(spec) || !traitsOf(spec).keyAgreementAlgorithms.includes(algorithm)) {
-    throw new KeyfoldError('KMS_KEY_USAGE_INVALID', `${spec} does not know ${algorithm}`)
-  }
-  const publicKey = openPublicKey(spec, peer)
+  assertAlgorithm(spec, algorithm)
+  const publicKey = isAsymmetric(spec) ? openPublicKey(spec, peer) : undefined
   if (publicKey === undefined) {
     throw new KeyfoldError(
       'REQUEST_MALFORMED',

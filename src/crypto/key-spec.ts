@@ -5,6 +5,7 @@
  * Not here, because the OpenSSL of Node 20 has neither: ML_DSA_44, ML_DSA_65, ML_DSA_87 and ED25519_PH_SHA_512.
  * SM2 is offered in China only.
  */
+import { KeyfoldError } from '../errors.ts'
 
 export type KeyUsage = 'ENCRYPT_DECRYPT' | 'SIGN_VERIFY' | 'GENERATE_VERIFY_MAC' | 'KEY_AGREEMENT'
 
@@ -95,4 +96,25 @@ export type AsymmetricKeySpec = RsaKeySpec | EccKeySpec
 
 export function traitsOf(spec: KeySpec): KeySpecTraits {
   return KEY_SPECS[spec]
+}
+
+type Algorithm = EncryptionAlgorithm | SigningAlgorithm | MacAlgorithm | KeyAgreementAlgorithm
+
+/** Throws KMS_KEY_USAGE_INVALID, in AWS KMS's words. No two kinds of algorithm have a name in common. */
+export function assertAlgorithm<A extends string>(
+  spec: KeySpec,
+  algorithm: A,
+): asserts algorithm is A & Algorithm {
+  const traits = traitsOf(spec)
+  const known: readonly string[] = [
+    ...traits.encryptionAlgorithms,
+    ...traits.signingAlgorithms,
+    ...traits.macAlgorithms,
+    ...traits.keyAgreementAlgorithms,
+  ]
+  if (known.includes(algorithm)) return
+  throw new KeyfoldError(
+    'KMS_KEY_USAGE_INVALID',
+    `Algorithm ${algorithm} is incompatible with key spec ${spec}.`,
+  )
 }

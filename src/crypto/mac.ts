@@ -3,7 +3,7 @@ import { createHmac, timingSafeEqual, type KeyObject } from 'node:crypto'
 
 import { KeyfoldError } from '../errors.ts'
 import { CALLER_PLAINTEXT_BYTES_MAX } from '../limits.ts'
-import { traitsOf, type HmacKeySpec, type KeySpec, type MacAlgorithm } from './key-spec.ts'
+import { assertAlgorithm, type HmacKeySpec, type KeySpec, type MacAlgorithm } from './key-spec.ts'
 
 /** A key is as long as the hash's output: longer ones add nothing, shorter ones weaken it (RFC 2104 §3). */
 export const HMAC_KEY_BYTES: Readonly<Record<HmacKeySpec, number>> = {
@@ -34,9 +34,7 @@ export function generateMac(
   algorithm: MacAlgorithm,
   message: Uint8Array,
 ): Uint8Array {
-  if (!traitsOf(spec).macAlgorithms.includes(algorithm)) {
-    throw new KeyfoldError('KMS_KEY_USAGE_INVALID', `${spec} does not know ${algorithm}`)
-  }
+  assertAlgorithm(spec, algorithm)
   if (message.length < 1 || message.length > CALLER_PLAINTEXT_BYTES_MAX) {
     throw new KeyfoldError('REQUEST_MALFORMED', `message: 1 to ${CALLER_PLAINTEXT_BYTES_MAX} bytes`)
   }

@@ -6,7 +6,12 @@ import { constants, privateDecrypt, publicEncrypt, type KeyObject } from 'node:c
 
 import { KeyfoldError } from '../errors.ts'
 import { isRsa, MODULUS_BITS, openPublicKey } from './key-pair.ts'
-import { traitsOf, type EncryptionAlgorithm, type KeySpec, type RsaKeySpec } from './key-spec.ts'
+import {
+  assertAlgorithm,
+  type EncryptionAlgorithm,
+  type KeySpec,
+  type RsaKeySpec,
+} from './key-spec.ts'
 
 interface OaepHash {
   readonly oaepHash: string
@@ -59,8 +64,9 @@ function oaepOf(
   spec: KeySpec,
   algorithm: EncryptionAlgorithm,
 ): { readonly rsaSpec: RsaKeySpec; readonly hash: OaepHash } {
-  const known = traitsOf(spec).encryptionAlgorithms.includes(algorithm)
-  if (!known || !isRsa(spec) || algorithm === 'SYMMETRIC_DEFAULT') {
+  assertAlgorithm(spec, algorithm)
+  // What is left is the one algorithm of the one other spec that encrypts.
+  if (!isRsa(spec) || algorithm === 'SYMMETRIC_DEFAULT') {
     throw new KeyfoldError('KMS_KEY_USAGE_INVALID', `${spec} does not encrypt with ${algorithm}`)
   }
   return { rsaSpec: spec, hash: HASHES[algorithm] }

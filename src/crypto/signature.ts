@@ -19,7 +19,7 @@ import { CALLER_PLAINTEXT_BYTES_MAX } from '../limits.ts'
 import { signEcdsaDigest, verifyEcdsaDigest } from './ecdsa-digest.ts'
 import { openPublicKey } from './key-pair.ts'
 import {
-  traitsOf,
+  assertAlgorithm,
   type AsymmetricKeySpec,
   type EccKeySpec,
   type KeySpec,
@@ -94,10 +94,13 @@ export async function verify(
     : verifyRsaDigest(key, scheme, message, signature)
 }
 
+/** What sign and verify would throw, before there is a key. */
+export function checkSignable(spec: KeySpec, signable: Signable): void {
+  schemeOf(spec, signable)
+}
+
 function schemeOf(spec: KeySpec, { algorithm, messageType, message }: Signable): Scheme {
-  if (!traitsOf(spec).signingAlgorithms.includes(algorithm)) {
-    throw new KeyfoldError('KMS_KEY_USAGE_INVALID', `${spec} does not sign with ${algorithm}`)
-  }
+  assertAlgorithm(spec, algorithm)
   const scheme = SCHEMES[algorithm]
   if (messageType === 'RAW') {
     if (message.length < 1 || message.length > CALLER_PLAINTEXT_BYTES_MAX) {

@@ -2,11 +2,20 @@
  * What the envelope operations take and give: batches of MessagePack elements in flat memory, never an object a
  * message. The server, the WebSocket and in-process mode all speak to the envelope in these terms.
  */
+import type { AsymmetricKeySpec } from '../crypto/key-spec.ts'
 import type { Suite } from '../crypto/crypto.ts'
 import type { CanonicalContext } from '../data-keys/lease.ts'
 import type { KmsKey, Principal, RequestOrigin } from '../kms/kms-key.ts'
 import type { MessageErrorCode } from '../errors.ts'
 import type { Slot } from '../pool/slot.ts'
+import type {
+  MacRequest,
+  OaepRequest,
+  SharedSecretRequest,
+  SignRequest,
+  VerifyMacRequest,
+  VerifyRequest,
+} from './asymmetric.ts'
 
 export type Form = 'inline' | 'packed' | 'detached'
 
@@ -124,6 +133,22 @@ export interface DataKeyRequest {
   readonly plaintext: boolean
 }
 
+export interface DataKeyPairRequest {
+  readonly kmsKey: KmsKey
+  readonly context: CanonicalContext
+  readonly keyPairSpec: AsymmetricKeySpec
+  /** Whether the caller wants to see the private key. */
+  readonly plaintext: boolean
+}
+
+/** The private key is PKCS#8 DER, the public key SPKI DER. */
+export interface CallerDataKeyPair {
+  readonly wrappedPrivateKey: Uint8Array
+  /** Whoever sends it fills it with zeros afterwards. */
+  readonly privateKey: Uint8Array | undefined
+  readonly publicKey: Uint8Array
+}
+
 export interface EncryptBytesRequest {
   readonly kmsKey: KmsKey
   readonly context: CanonicalContext
@@ -158,8 +183,22 @@ export interface Envelope {
     readonly uses: readonly MaterialUse[]
   }>
   dataKey(request: DataKeyRequest): Promise<CallerDataKey>
+  dataKeyPair(request: DataKeyPairRequest): Promise<CallerDataKeyPair>
   /** A wrapped key of usage 02. */
   encryptBytes(request: EncryptBytesRequest): Promise<Uint8Array>
   /** Opens what encryptBytes made, and inline messages. Throws DECRYPT_FAILED. */
   decryptBytes(request: DecryptBytesRequest): Promise<Uint8Array>
+
+  // Under key pairs and HMAC keys.
+
+  sign(request: SignRequest): Promise<Uint8Array>
+  /** Throws SIGNATURE_INVALID. */
+  verify(request: VerifyRequest): Promise<void>
+  encryptWithPublicKey(request: OaepRequest): Uint8Array
+  /** Throws DECRYPT_FAILED. */
+  decryptWithPrivateKey(request: OaepRequest): Promise<Uint8Array>
+  deriveSharedSecret(request: SharedSecretRequest): Promise<Uint8Array>
+  generateMac(request: MacRequest): Promise<Uint8Array>
+  /** Throws MAC_INVALID. */
+  verifyMac(request: VerifyMacRequest): Promise<void>
 }

@@ -1,11 +1,20 @@
 /**
- * Data keys for callers who encrypt themselves, wrapped with usage 02, which no message key ever has. They neither fill
+ * Data keys and data key pairs for callers who encrypt themselves, wrapped with usage 02, which no message key ever has. They neither fill
  * nor read the data-key cache: each is the caller's alone.
  */
 import { randomBytes } from 'node:crypto'
 
+import { generateKeyPair } from '../crypto/key-pair.ts'
+import { assertUsable } from '../kms/kms-key.ts'
 import { BatchAttributes } from './attributes.ts'
-import type { CallerDataKey, DataKeyRequest, DataKeysRequest, Envelope } from './batch.ts'
+import type {
+  CallerDataKey,
+  CallerDataKeyPair,
+  DataKeyPairRequest,
+  DataKeyRequest,
+  DataKeysRequest,
+  Envelope,
+} from './batch.ts'
 import { encryptBytes, wrapForCaller } from './caller-bytes.ts'
 import { authorizedKey, currentMaterial, type EnvelopeParts } from './parts.ts'
 
@@ -50,5 +59,22 @@ export async function generateDataKey(
     return { wrappedKey, plaintext: undefined }
   } finally {
     parts.crypto.releaseKey(key)
+  }
+}
+
+export async function generateDataKeyPair(
+  parts: EnvelopeParts,
+  { kmsKey, context, keyPairSpec, plaintext }: DataKeyPairRequest,
+): Promise<CallerDataKeyPair> {
+  // Making an RSA key takes long: not for a key that wraps nothing.
+  assertUsable(kmsKey)
+  const { privateKey, publicKey } = await generateKeyPair(keyPairSpec)
+  let handedOver = false
+  try {
+    const wrappedPrivateKey = await encryptBytes(parts, { kmsKey, context, plaintext: privateKey })
+    handedOver = plaintext
+    return { wrappedPrivateKey, privateKey: plaintext ? privateKey : undefined, publicKey }
+  } finally {
+    if (!handedOver) privateKey.fill(0)
   }
 }

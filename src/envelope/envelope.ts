@@ -1,7 +1,8 @@
 /** The envelope operations over one set of parts. */
+import * as asymmetric from './asymmetric.ts'
 import type { Envelope } from './batch.ts'
 import { decryptBytes, encryptBytes } from './caller-bytes.ts'
-import { generateDataKey, generateDataKeys } from './data-keys.ts'
+import { generateDataKey, generateDataKeyPair, generateDataKeys } from './data-keys.ts'
 import { decrypt } from './decrypt.ts'
 import { encrypt } from './encrypt.ts'
 import type { EnvelopeParts } from './parts.ts'
@@ -14,7 +15,15 @@ export function createEnvelope(parts: EnvelopeParts): Envelope {
     reEncrypt: (request) => reEncrypt(parts, request),
     dataKeys: (request) => generateDataKeys(parts, request),
     dataKey: (request) => generateDataKey(parts, request),
+    dataKeyPair: (request) => generateDataKeyPair(parts, request),
     encryptBytes: (request) => encryptBytes(parts, request),
     decryptBytes: (request) => decryptBytes(parts, request),
+    sign: (request) => asymmetric.sign(parts, request),
+    verify: (request) => asymmetric.verifySignature(parts, request),
+    encryptWithPublicKey: (request) => asymmetric.encryptWithPublicKey(request),
+    decryptWithPrivateKey: (request) => asymmetric.decryptWithPrivateKey(parts, request),
+    deriveSharedSecret: (request) => asymmetric.deriveSharedSecret(parts, request),
+    generateMac: (request) => asymmetric.generateMac(parts, request),
+    verifyMac: (request) => asymmetric.verifyMac(parts, request),
   }
 }

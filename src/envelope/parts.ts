@@ -3,6 +3,7 @@ import type { Crypto } from '../crypto/crypto.ts'
 import type { DataKeys } from '../data-keys/lease.ts'
 import type { KeyMaterial, KeyStore } from '../key-stores/key-store.ts'
 import {
+  assertEnabled,
   assertUsable,
   type Action,
   type KeyAuthorizer,
@@ -62,6 +63,11 @@ export function authorizedKey(
 /** After an await: nothing is handed out under a KMS key whose disabling was acknowledged meanwhile. */
 export function assertStillUsable({ registry }: EnvelopeParts, kmsKey: KmsKey): void {
   assertUsable(registry.current(kmsKey.id) ?? kmsKey)
+}
+
+/** The same for keys of any spec. */
+export function assertStillEnabled({ registry }: EnvelopeParts, kmsKey: KmsKey): void {
+  assertEnabled(registry.current(kmsKey.id) ?? kmsKey)
 }
 
 /** What a key wraps under now. */

@@ -7,6 +7,7 @@
  *     S  KMSInvalidStateException
  *     U  UnsupportedOperationException
  */
+import type { KeyUsage } from '../crypto/key-spec.ts'
 import { KeyfoldError } from '../errors.ts'
 import { STATE_WORDS, type KeyOrigin, type KeyState, type KmsKey } from './kms-key.ts'
 
@@ -81,8 +82,39 @@ const ORIGINS: Partial<Record<KeyOperation, KeyOrigin>> = {
   DeleteImportedKeyMaterial: 'EXTERNAL',
 }
 
-/** Throws KMS_KEY_DISABLED, KMS_KEY_STATE_INVALID or OPERATION_UNSUPPORTED, in AWS KMS's words. */
+/** Operations for keys of one usage. */
+const USAGES: Partial<Record<KeyOperation, KeyUsage>> = {
+  Encrypt: 'ENCRYPT_DECRYPT',
+  Decrypt: 'ENCRYPT_DECRYPT',
+  ReEncrypt: 'ENCRYPT_DECRYPT',
+  GenerateDataKey: 'ENCRYPT_DECRYPT',
+  GenerateDataKeyWithoutPlaintext: 'ENCRYPT_DECRYPT',
+  GenerateDataKeyPair: 'ENCRYPT_DECRYPT',
+  GenerateDataKeyPairWithoutPlaintext: 'ENCRYPT_DECRYPT',
+  GenerateMac: 'GENERATE_VERIFY_MAC',
+  VerifyMac: 'GENERATE_VERIFY_MAC',
+  Sign: 'SIGN_VERIFY',
+  Verify: 'SIGN_VERIFY',
+  DeriveSharedSecret: 'KEY_AGREEMENT',
+}
+
+/**
+ * Throws KMS_KEY_DISABLED, KMS_KEY_STATE_INVALID, OPERATION_UNSUPPORTED or KMS_KEY_USAGE_INVALID, in AWS KMS's words.
+ */
 export function assertOperable(
+  operation: KeyOperation,
+  kmsKey: Pick<KmsKey, 'state' | 'arn' | 'origin' | 'keyUsage'>,
+): void {
+  assertStateAllows(operation, kmsKey)
+  const { arn, keyUsage } = kmsKey
+  if ((USAGES[operation] ?? keyUsage) === keyUsage) return
+  throw new KeyfoldError(
+    'KMS_KEY_USAGE_INVALID',
+    `${arn} key usage is ${keyUsage} which is not valid for ${operation}.`,
+  )
+}
+
+function assertStateAllows(
   operation: KeyOperation,
   { state, arn, origin }: Pick<KmsKey, 'state' | 'arn' | 'origin'>,
 ): void {

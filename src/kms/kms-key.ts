@@ -169,15 +169,16 @@ export interface KeyAuthorizer {
 }
 
 /** Envelope encryption is for enabled symmetric keys. Throws what AWS KMS answers for others. */
-export function assertUsable({
-  state,
-  arn,
-  keySpec,
-  keyUsage,
-}: Pick<KmsKey, 'state' | 'arn' | 'keySpec' | 'keyUsage'>): void {
+export function assertUsable(kmsKey: Pick<KmsKey, 'state' | 'arn' | 'keySpec' | 'keyUsage'>): void {
+  const { arn, keySpec, keyUsage } = kmsKey
   if (keySpec !== 'SYMMETRIC_DEFAULT') {
     throw new KeyfoldError('KMS_KEY_USAGE_INVALID', `${arn} is ${keySpec} for ${keyUsage}.`)
   }
+  assertEnabled(kmsKey)
+}
+
+/** Cryptography is for enabled keys. Throws KMS_KEY_DISABLED, KMS_KEY_STATE_INVALID. */
+export function assertEnabled({ state, arn }: Pick<KmsKey, 'state' | 'arn'>): void {
   if (state === 'Enabled') return
   throw state === 'Disabled'
     ? new KeyfoldError('KMS_KEY_DISABLED', `${arn} is disabled.`)

@@ -57,6 +57,16 @@ export class Call {
     return kmsKey
   }
 
+  /** The key of this name, if there is one. Whether there is tells the caller something: they are asked for it elsewhere. */
+  async find(reference: string): Promise<KmsKey | undefined> {
+    try {
+      return await this.engine.kms.registry.resolve(reference, this.region)
+    } catch (error) {
+      if (error instanceof KeyfoldError && error.code === 'KMS_KEY_NOT_FOUND') return undefined
+      throw error
+    }
+  }
+
   /** The key that a ciphertext names. To whoever may not use it, it is as if it were not there. */
   async keyOfCiphertext(
     idBytes: Uint8Array,

@@ -1,15 +1,21 @@
 /** KMS keys themselves: made, shown, listed, switched on and off. */
-import { KEY_SPECS, traitsOf, type KeySpec } from '../../crypto/key-spec.ts'
+import { traitsOf, type KeySpec, type KeyUsage } from '../../crypto/key-spec.ts'
 import { KeyfoldError } from '../../errors.ts'
+import { materialId } from '../../kms/reference.ts'
 import { LIST_PAGE_MAX } from '../../limits.ts'
 import type { KmsKey } from '../../kms/kms-key.ts'
-import { KEY_ID, paging, policyDocument, readTags, tags } from './members.ts'
+import { KEY_ID, keySpec, paging, policyDocument, readTags, supported, tags } from './members.ts'
 import { free, keyed, seconds, type Operation, type Output } from './operation.ts'
 import { flag, oneOf, optional, required, text } from './shapes.ts'
 
 const description = text({ max: 8_192 })
-const keySpec = oneOf(...(Object.keys(KEY_SPECS) as KeySpec[]))
-const keyUsage = oneOf('ENCRYPT_DECRYPT', 'SIGN_VERIFY', 'GENERATE_VERIFY_MAC', 'KEY_AGREEMENT')
+const keyUsage = oneOf(
+  'ENCAPSULATE_DECAPSULATE',
+  'ENCRYPT_DECRYPT',
+  'GENERATE_VERIFY_MAC',
+  'KEY_AGREEMENT',
+  'SIGN_VERIFY',
+)
 
 export const KEY_OPERATIONS: readonly Operation[] = [
   free(
@@ -29,8 +35,8 @@ export const KEY_OPERATIONS: readonly Operation[] = [
     },
     async (call, input) => {
       const { Origin: origin = 'AWS_KMS' } = input
-      const spec = input.KeySpec ?? input.CustomerMasterKeySpec ?? 'SYMMETRIC_DEFAULT'
       call.authorizeService('kms:CreateKey')
+      const spec = supported(input.KeySpec ?? input.CustomerMasterKeySpec ?? 'SYMMETRIC_DEFAULT')
       if (origin === 'AWS_CLOUDHSM' || origin === 'EXTERNAL_KEY_STORE') {
         throw new KeyfoldError('OPERATION_UNSUPPORTED', 'there are no custom key stores yet')
       }
@@ -38,7 +44,7 @@ export const KEY_OPERATIONS: readonly Operation[] = [
         description: input.Description,
         tags: readTags(input.Tags ?? []),
         keySpec: spec,
-        keyUsage: input.KeyUsage,
+        keyUsage: usageOf(spec, input.KeyUsage),
         origin,
         multiRegion: input.MultiRegion,
         region: call.region,
@@ -81,12 +87,26 @@ export const KEY_OPERATIONS: readonly Operation[] = [
   ),
 ]
 
+/** Throws what AWS KMS answers; kms.ts would do, and takes a key spec with one usage without it. */
+function usageOf(spec: KeySpec, usage: ReturnType<typeof keyUsage> | undefined): KeyUsage {
+  const { usages } = traitsOf(spec)
+  if (usage === undefined && spec !== 'SYMMETRIC_DEFAULT') {
+    throw new KeyfoldError(
+      'REQUEST_MALFORMED',
+      'You must specify a KeyUsage value for all KMS keys except for symmetric encryption keys.',
+    )
+  }
+  const wanted = usage ?? 'ENCRYPT_DECRYPT'
+  const known = usages.find((candidate) => candidate === wanted)
+  if (known !== undefined) return known
+  throw new KeyfoldError(
+    'REQUEST_MALFORMED',
+    `KeyUsage ${wanted} is not compatible with KeySpec ${spec}`,
+  )
+}
+
 /** KeyMetadata of the API reference. `CustomerMasterKeySpec` is the old name that old clients read. */
 export function metadataOf(kmsKey: KmsKey, account: string): Output {
-  const traits = traitsOf(kmsKey.keySpec)
-  const some = <T>(values: readonly T[]): readonly T[] | undefined =>
-    values.length === 0 ? undefined : values
-  const isFor = (usage: KmsKey['keyUsage']): boolean => kmsKey.keyUsage === usage
   return {
     AWSAccountId: account,
     KeyId: kmsKey.keyId,
@@ -103,10 +123,26 @@ export function metadataOf(kmsKey: KmsKey, account: string): Output {
     KeyManager: kmsKey.manager,
     CustomerMasterKeySpec: kmsKey.keySpec,
     KeySpec: kmsKey.keySpec,
-    EncryptionAlgorithms: isFor('ENCRYPT_DECRYPT') ? traits.encryptionAlgorithms : undefined,
-    SigningAlgorithms: isFor('SIGN_VERIFY') ? some(traits.signingAlgorithms) : undefined,
-    MacAlgorithms: some(traits.macAlgorithms),
-    KeyAgreementAlgorithms: isFor('KEY_AGREEMENT') ? traits.keyAgreementAlgorithms : undefined,
+    ...algorithmsOf(kmsKey),
     MultiRegion: kmsKey.multiRegion !== undefined,
+    CurrentKeyMaterialId:
+      kmsKey.keySpec === 'SYMMETRIC_DEFAULT' && kmsKey.materials.has(kmsKey.currentVersion)
+        ? materialId(kmsKey, kmsKey.currentVersion)
+        : undefined,
+  }
+}
+
+/** What the key can be asked for, in the member that belongs to its usage. */
+export function algorithmsOf({ keySpec, keyUsage }: KmsKey): Output {
+  const traits = traitsOf(keySpec)
+  switch (keyUsage) {
+    case 'ENCRYPT_DECRYPT':
+      return { EncryptionAlgorithms: traits.encryptionAlgorithms }
+    case 'SIGN_VERIFY':
+      return { SigningAlgorithms: traits.signingAlgorithms }
+    case 'GENERATE_VERIFY_MAC':
+      return { MacAlgorithms: traits.macAlgorithms }
+    case 'KEY_AGREEMENT':
+      return { KeyAgreementAlgorithms: traits.keyAgreementAlgorithms }
   }
 }

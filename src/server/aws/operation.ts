@@ -45,6 +45,8 @@ export function keyed<M extends Members & { readonly KeyId: { readonly required:
     readonly attributes?: (input: Input<M>) => RequestAttributes
     /** What can be refused without knowing the key: before permission is asked, as AWS KMS does. */
     readonly check?: (input: Input<M>) => void
+    /** What the key does not allow, whatever its state: a dry run would tell. */
+    readonly checkKey?: (input: Input<M>, kmsKey: KmsKey) => void
   } = {},
 ): Operation {
   const shape = structure(members)
@@ -57,6 +59,7 @@ export function keyed<M extends Members & { readonly KeyId: { readonly required:
       const { KeyId, DryRun } = input as { readonly KeyId: string; readonly DryRun?: boolean }
       const kmsKey = await call.key(KeyId, action, options.attributes?.(input))
       assertOperable(name, kmsKey)
+      options.checkKey?.(input, kmsKey)
       if (DryRun === true) throw new KeyfoldError('DRY_RUN')
       return run(call, input, kmsKey)
     },

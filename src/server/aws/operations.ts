@@ -1,11 +1,13 @@
 /** Every operation of AWS KMS that is answered here, by name. */
 import { ALIAS_OPERATIONS } from './aliases.ts'
+import { ASYMMETRIC_OPERATIONS } from './asymmetric.ts'
 import { DELETION_OPERATIONS } from './deletion.ts'
 import { KEY_OPERATIONS } from './keys.ts'
 import type { Operation } from './operation.ts'
 import { ROTATION_OPERATIONS } from './rotation.ts'
 import { SYMMETRIC_OPERATIONS } from './symmetric.ts'
 import { TAG_OPERATIONS } from './tags.ts'
+import { UNSUPPORTED_OPERATIONS } from './unsupported.ts'
 
 export const OPERATIONS: ReadonlyMap<string, Operation> = new Map(
   [
@@ -15,5 +17,7 @@ export const OPERATIONS: ReadonlyMap<string, Operation> = new Map(
     ...ROTATION_OPERATIONS,
     ...DELETION_OPERATIONS,
     ...SYMMETRIC_OPERATIONS,
+    ...ASYMMETRIC_OPERATIONS,
+    ...UNSUPPORTED_OPERATIONS,
   ].map((operation) => [operation.name, operation]),
 )

@@ -40,6 +40,16 @@ export function optional<T>(shape: Shape<T>): Optional<T> {
   return { shape, required: false }
 }
 
+/** A member that is refused rather than ignored: whoever sends it relies on what it asks for. */
+export function unsupported(reason: string): Optional<never> {
+  return {
+    shape: (_, at) => {
+      throw new KeyfoldError('OPERATION_UNSUPPORTED', `${at}: ${reason}`)
+    },
+    required: false,
+  }
+}
+
 export function structure<M extends Members>(members: M): Shape<Input<M>> {
   return (value, at) => {
     if (typeof value !== 'object' || value === null || Array.isArray(value)) {

@@ -1,7 +1,8 @@
-/** Encryption and data keys under symmetric KMS keys, and random bytes. */
+/** Encryption, under symmetric keys and RSA keys alike; data keys, and random bytes. */
 import { randomBytes } from 'node:crypto'
 
 import type { CanonicalContext } from '../../data-keys/lease.ts'
+import { assertAlgorithm } from '../../crypto/key-spec.ts'
 import { readWrapping } from '../../envelope/caller-bytes.ts'
 import { KeyfoldError } from '../../errors.ts'
 import { encodeEncryptionContext } from '../../format/encryption-context.ts'
@@ -17,13 +18,19 @@ import {
   encryptionAlgorithm,
   GRANT_TOKENS,
   KEY_ID,
+  NO_RECIPIENT,
   OPTIONAL_KEY_ID,
   plaintext,
 } from './members.ts'
 import { free, keyed, type Operation } from './operation.ts'
-import { optional, required, text, whole } from './shapes.ts'
+import { list, oneOf, optional, required, text, whole } from './shapes.ts'
 
 type Context = ReadonlyMap<string, string> | undefined
+type EncryptionAlgorithm = ReturnType<typeof encryptionAlgorithm>
+
+const DRY_RUN_MODIFIERS = {
+  DryRunModifiers: optional(list(oneOf('IGNORE_CIPHERTEXT'), { max: 1 })),
+} as const
 
 export const SYMMETRIC_OPERATIONS: readonly Operation[] = [
   keyed(
@@ -38,15 +45,21 @@ export const SYMMETRIC_OPERATIONS: readonly Operation[] = [
     },
     async (call, input, kmsKey) => {
       const { EncryptionAlgorithm: algorithm = 'SYMMETRIC_DEFAULT' } = input
-      const context = canonical(call, input.EncryptionContext)
-      const sealed = await call.engine.envelope.encryptBytes({
-        kmsKey,
-        context,
-        plaintext: input.Plaintext,
+      const sealed = await seal(call, kmsKey, {
+        algorithm,
+        context: input.EncryptionContext,
+        bytes: input.Plaintext,
       })
       return { CiphertextBlob: sealed, KeyId: kmsKey.arn, EncryptionAlgorithm: algorithm }
     },
-    { attributes: contextAttributes },
+    {
+      attributes: ({ EncryptionAlgorithm, EncryptionContext }) =>
+        attributesOf(EncryptionAlgorithm, EncryptionContext),
+      check: ({ EncryptionAlgorithm, EncryptionContext }) =>
+        checkContext(EncryptionAlgorithm, EncryptionContext),
+      checkKey: ({ EncryptionAlgorithm = 'SYMMETRIC_DEFAULT' }, { keySpec }) =>
+        assertAlgorithm(keySpec, EncryptionAlgorithm),
+    },
   ),
   free(
     'Decrypt',
@@ -55,25 +68,29 @@ export const SYMMETRIC_OPERATIONS: readonly Operation[] = [
       ...CONTEXT,
       ...GRANT_TOKENS,
       ...DRY_RUN,
-      CiphertextBlob: required(ciphertext),
+      ...DRY_RUN_MODIFIERS,
+      ...NO_RECIPIENT,
+      CiphertextBlob: optional(ciphertext),
       EncryptionAlgorithm: optional(encryptionAlgorithm),
     },
     async (call, input) => {
-      const kmsKey = await keyToOpen(call, 'kms:Decrypt', input.KeyId, input)
-      assertOperable('Decrypt', kmsKey)
-      if (input.DryRun === true) throw new KeyfoldError('DRY_RUN')
-      const opened = await call.engine.envelope.decryptBytes({
-        principal: call.principal,
-        kmsKey,
-        context: canonical(call, input.EncryptionContext),
-        ciphertext: input.CiphertextBlob,
+      const { EncryptionAlgorithm: algorithm = 'SYMMETRIC_DEFAULT', EncryptionContext } = input
+      const sealed = ciphertextOf(input)
+      const kmsKey = await keyToOpen(call, 'kms:Decrypt', {
+        reference: input.KeyId,
+        algorithm,
+        context: EncryptionContext,
+        ciphertext: sealed,
       })
-      const { materialVersion } = readWrapping(input.CiphertextBlob)
+      assertOperable('Decrypt', kmsKey)
+      assertAlgorithm(kmsKey.keySpec, algorithm)
+      if (input.DryRun === true || sealed === undefined) throw new KeyfoldError('DRY_RUN')
+      const opening = { algorithm, context: EncryptionContext, bytes: sealed }
       return {
         KeyId: kmsKey.arn,
-        Plaintext: opened,
-        EncryptionAlgorithm: 'SYMMETRIC_DEFAULT',
-        KeyMaterialId: materialId(kmsKey, materialVersion),
+        Plaintext: await open(call, kmsKey, opening),
+        EncryptionAlgorithm: algorithm,
+        KeyMaterialId: materialOf(kmsKey, opening),
       }
     },
   ),
@@ -82,7 +99,8 @@ export const SYMMETRIC_OPERATIONS: readonly Operation[] = [
     {
       ...GRANT_TOKENS,
       ...DRY_RUN,
-      CiphertextBlob: required(ciphertext),
+      ...DRY_RUN_MODIFIERS,
+      CiphertextBlob: optional(ciphertext),
       SourceKeyId: OPTIONAL_KEY_ID.KeyId,
       SourceEncryptionContext: CONTEXT.EncryptionContext,
       SourceEncryptionAlgorithm: optional(encryptionAlgorithm),
@@ -91,40 +109,49 @@ export const SYMMETRIC_OPERATIONS: readonly Operation[] = [
       DestinationEncryptionAlgorithm: optional(encryptionAlgorithm),
     },
     async (call, input) => {
-      const { CiphertextBlob, SourceEncryptionContext, DestinationEncryptionContext } = input
-      const source = await keyToOpen(call, 'kms:ReEncryptFrom', input.SourceKeyId, {
-        CiphertextBlob,
-        EncryptionContext: SourceEncryptionContext,
-      })
+      const { SourceEncryptionAlgorithm: from = 'SYMMETRIC_DEFAULT' } = input
+      const { DestinationEncryptionAlgorithm: to = 'SYMMETRIC_DEFAULT' } = input
+      const sealed = ciphertextOf(input)
+      checkContext(to, input.DestinationEncryptionContext)
+      const named = {
+        reference: input.SourceKeyId,
+        algorithm: from,
+        context: input.SourceEncryptionContext,
+        ciphertext: sealed,
+      }
+      const sameKey = await isSameKey(call, named, input.DestinationKeyId)
+      const parameters = { 'kms:ReEncryptOnSameKey': sameKey }
+      const source = await keyToOpen(call, 'kms:ReEncryptFrom', named, parameters)
       const destination = await call.key(
         input.DestinationKeyId,
         'kms:ReEncryptTo',
-        contextAttributes({ EncryptionContext: DestinationEncryptionContext }),
+        attributesOf(to, input.DestinationEncryptionContext, parameters),
       )
-      assertOperable('ReEncrypt', source)
-      assertOperable('ReEncrypt', destination)
-      if (input.DryRun === true) throw new KeyfoldError('DRY_RUN')
-      const { envelope } = call.engine
-      const opened = await envelope.decryptBytes({
-        principal: call.principal,
-        kmsKey: source,
-        context: canonical(call, SourceEncryptionContext),
-        ciphertext: CiphertextBlob,
-      })
+      for (const [kmsKey, algorithm] of [
+        [source, from],
+        [destination, to],
+      ] as const) {
+        assertOperable('ReEncrypt', kmsKey)
+        assertAlgorithm(kmsKey.keySpec, algorithm)
+      }
+      if (input.DryRun === true || sealed === undefined) throw new KeyfoldError('DRY_RUN')
+      const opening = { algorithm: from, context: input.SourceEncryptionContext, bytes: sealed }
+      const opened = await open(call, source, opening)
       try {
-        const sealed = await envelope.encryptBytes({
-          kmsKey: destination,
-          context: canonical(call, DestinationEncryptionContext),
-          plaintext: opened,
-        })
+        const closing = {
+          algorithm: to,
+          context: input.DestinationEncryptionContext,
+          bytes: opened,
+        }
+        const resealed = await seal(call, destination, closing)
         return {
-          CiphertextBlob: sealed,
+          CiphertextBlob: resealed,
           SourceKeyId: source.arn,
           KeyId: destination.arn,
-          SourceEncryptionAlgorithm: 'SYMMETRIC_DEFAULT',
-          DestinationEncryptionAlgorithm: 'SYMMETRIC_DEFAULT',
-          SourceKeyMaterialId: materialId(source, readWrapping(CiphertextBlob).materialVersion),
-          DestinationKeyMaterialId: materialId(destination, destination.currentVersion),
+          SourceEncryptionAlgorithm: from,
+          DestinationEncryptionAlgorithm: to,
+          SourceKeyMaterialId: materialOf(source, opening),
+          DestinationKeyMaterialId: materialOf(destination, { algorithm: to, bytes: resealed }),
         }
       } finally {
         opened.fill(0)
@@ -135,11 +162,15 @@ export const SYMMETRIC_OPERATIONS: readonly Operation[] = [
   dataKey('GenerateDataKeyWithoutPlaintext', false),
   free(
     'GenerateRandom',
-    { NumberOfBytes: optional(whole(1, 1_024)), CustomKeyStoreId: optional(text({ max: 64 })) },
+    {
+      ...NO_RECIPIENT,
+      NumberOfBytes: optional(whole(1, 1_024)),
+      CustomKeyStoreId: optional(text({ max: 64 })),
+    },
     async (call, input) => {
       call.authorizeService('kms:GenerateRandom')
       if (input.CustomKeyStoreId !== undefined) {
-        throw new KeyfoldError('OPERATION_UNSUPPORTED', 'there are no custom key stores yet')
+        throw new KeyfoldError('OPERATION_UNSUPPORTED', 'there are no custom key stores')
       }
       const { NumberOfBytes: bytes } = input
       if (bytes === undefined) {
@@ -156,7 +187,7 @@ function dataKey(
 ): Operation {
   return keyed(
     name,
-    { ...KEY_ID, ...CONTEXT, ...GRANT_TOKENS, ...DRY_RUN, ...dataKeySize },
+    { ...KEY_ID, ...CONTEXT, ...GRANT_TOKENS, ...DRY_RUN, ...NO_RECIPIENT, ...dataKeySize },
     async (call, input, kmsKey) => {
       const { wrappedKey, plaintext: key } = await call.engine.envelope.dataKey({
         kmsKey,
@@ -171,7 +202,11 @@ function dataKey(
         KeyMaterialId: materialId(kmsKey, kmsKey.currentVersion),
       }
     },
-    { attributes: contextAttributes, check: (input) => void dataKeyBytes(input) },
+    {
+      attributes: ({ EncryptionContext }) => attributesOf('SYMMETRIC_DEFAULT', EncryptionContext),
+      check: (input) => void dataKeyBytes(input),
+      checkKey: (_input, { keySpec }) => assertAlgorithm(keySpec, 'SYMMETRIC_DEFAULT'),
+    },
   )
 }
 
@@ -192,28 +227,132 @@ function dataKeyBytes({
   return NumberOfBytes ?? (KeySpec === 'AES_128' ? 16 : 32)
 }
 
-/** The key that opens a ciphertext: the one it names, which a KeyId must agree with. */
+interface Sealing {
+  readonly algorithm: EncryptionAlgorithm
+  readonly context: Context
+  /** What is sealed or opened. */
+  readonly bytes: Uint8Array
+}
+
+async function seal(call: Call, kmsKey: KmsKey, sealing: Sealing): Promise<Uint8Array> {
+  const { algorithm, context, bytes } = sealing
+  const { envelope } = call.engine
+  assertAlgorithm(kmsKey.keySpec, algorithm)
+  if (algorithm !== 'SYMMETRIC_DEFAULT') {
+    return envelope.encryptWithPublicKey({ kmsKey, algorithm, bytes })
+  }
+  return envelope.encryptBytes({ kmsKey, context: canonical(call, context), plaintext: bytes })
+}
+
+async function open(call: Call, kmsKey: KmsKey, opening: Sealing): Promise<Uint8Array> {
+  const { algorithm, context, bytes } = opening
+  const { envelope } = call.engine
+  assertAlgorithm(kmsKey.keySpec, algorithm)
+  if (algorithm !== 'SYMMETRIC_DEFAULT') {
+    return envelope.decryptWithPrivateKey({ kmsKey, algorithm, bytes })
+  }
+  const { principal } = call
+  return envelope.decryptBytes({
+    principal,
+    kmsKey,
+    context: canonical(call, context),
+    ciphertext: bytes,
+  })
+}
+
+/** Only symmetric keys have several. */
+function materialOf(
+  kmsKey: KmsKey,
+  { algorithm, bytes }: Pick<Sealing, 'algorithm' | 'bytes'>,
+): string | undefined {
+  if (algorithm !== 'SYMMETRIC_DEFAULT') return undefined
+  return materialId(kmsKey, readWrapping(bytes).materialVersion)
+}
+
+/** undefined: a dry run that asks about permission alone, which needs none. */
+function ciphertextOf(input: {
+  readonly CiphertextBlob: Uint8Array | undefined
+  readonly DryRun: boolean | undefined
+  readonly DryRunModifiers: readonly string[] | undefined
+}): Uint8Array | undefined {
+  const { CiphertextBlob, DryRun = false, DryRunModifiers = [] } = input
+  if (DryRunModifiers.length > 0) {
+    if (DryRun) return undefined
+    throw new KeyfoldError('REQUEST_MALFORMED', 'DryRunModifiers: only together with DryRun')
+  }
+  if (CiphertextBlob !== undefined) return CiphertextBlob
+  throw new KeyfoldError(
+    'REQUEST_MALFORMED',
+    "1 validation error detected: Value null at 'ciphertextBlob' failed to satisfy constraint: " +
+      'Member must not be null',
+  )
+}
+
+/** How a request names the key that opens. */
+interface Opener {
+  readonly reference: string | undefined
+  readonly algorithm: EncryptionAlgorithm
+  readonly context: Context
+  readonly ciphertext: Uint8Array | undefined
+}
+
+/** The key that opens: what RSA sealed names none, and what we wrapped names one, which a KeyId must agree with. */
 async function keyToOpen(
   call: Call,
   action: Action,
-  reference: string | undefined,
-  input: { readonly CiphertextBlob: Uint8Array; readonly EncryptionContext: Context },
+  { reference, algorithm, context, ciphertext }: Opener,
+  parameters: RequestAttributes['parameters'] = {},
 ): Promise<KmsKey> {
-  const attributes = contextAttributes(input)
-  const named = reference === undefined ? undefined : await call.key(reference, action, attributes)
-  const { kmsKeyId } = readWrapping(input.CiphertextBlob)
-  if (named === undefined) return call.keyOfCiphertext(kmsKeyId, action, attributes)
-  if (Buffer.compare(named.idBytes, kmsKeyId) === 0) return named
+  checkContext(algorithm, context)
+  const attributes = attributesOf(algorithm, context, parameters)
+  const selfDescribing = algorithm === 'SYMMETRIC_DEFAULT' && ciphertext !== undefined
+  if (reference === undefined) {
+    if (!selfDescribing) throw new KeyfoldError('REQUEST_MALFORMED', 'KeyId must not be null')
+    return call.keyOfCiphertext(readWrapping(ciphertext).kmsKeyId, action, attributes)
+  }
+  const named = await call.key(reference, action, attributes)
+  // RSA's ciphertext under a symmetric algorithm is, as with AWS KMS, one that does not open.
+  if (!selfDescribing) return named
+  if (Buffer.compare(named.idBytes, readWrapping(ciphertext).kmsKeyId) === 0) return named
   throw new KeyfoldError(
     'KMS_KEY_INCORRECT',
     'The key ID in the request does not identify a CMK that can perform this operation.',
   )
 }
 
-export function contextAttributes(input: {
-  readonly EncryptionContext: Context
-}): RequestAttributes {
-  return { encryptionContext: input.EncryptionContext ?? new Map<string, string>() }
+/** Nobody is told: whether each of the two may be used is asked afterwards. */
+async function isSameKey(
+  call: Call,
+  { reference, algorithm, ciphertext }: Opener,
+  destination: string,
+): Promise<boolean> {
+  const to = await call.find(destination)
+  if (to === undefined) return false
+  if (reference !== undefined) return (await call.find(reference))?.id === to.id
+  if (algorithm !== 'SYMMETRIC_DEFAULT' || ciphertext === undefined) return false
+  return Buffer.compare(to.idBytes, readWrapping(ciphertext).kmsKeyId) === 0
+}
+
+function checkContext(algorithm: EncryptionAlgorithm | undefined, context: Context): void {
+  if (algorithm === undefined || algorithm === 'SYMMETRIC_DEFAULT') return
+  if (context === undefined || context.size === 0) return
+  throw new KeyfoldError(
+    'REQUEST_MALFORMED',
+    'EncryptionContext is not supported when encrypting/decrypting with asymmetric CMKs.',
+  )
+}
+
+/** What policies and grants may read of a use of an encryption key. */
+export function attributesOf(
+  algorithm: EncryptionAlgorithm = 'SYMMETRIC_DEFAULT',
+  context: Context,
+  parameters: RequestAttributes['parameters'] = {},
+): RequestAttributes {
+  return {
+    encryptionContext:
+      algorithm === 'SYMMETRIC_DEFAULT' ? (context ?? new Map<string, string>()) : undefined,
+    parameters: { ...parameters, 'kms:EncryptionAlgorithm': algorithm },
+  }
 }
 
 export function canonical(call: Call, context: Context): CanonicalContext {

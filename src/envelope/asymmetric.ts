@@ -1,0 +1,139 @@
+/**
+ * What key pairs and HMAC keys do: sign, encrypt a few bytes, agree on a secret, authenticate. `kmsKey` was authorised
+ * by whoever calls. Private and HMAC keys stay with the key store; what takes the public key alone is done here.
+ *
+ * Nothing is handed out, and nothing vouched for, under a key that was disabled while it was worked out.
+ */
+import { encryptOaep } from '../crypto/rsa-oaep.ts'
+import { isAsymmetric } from '../crypto/key-pair.ts'
+import type {
+  AsymmetricKeySpec,
+  EncryptionAlgorithm,
+  KeyAgreementAlgorithm,
+  MacAlgorithm,
+} from '../crypto/key-spec.ts'
+import { isSameMac } from '../crypto/mac.ts'
+import { verify, type Signable } from '../crypto/signature.ts'
+import { KeyfoldError } from '../errors.ts'
+import type { KeyMaterial, KeyStore } from '../key-stores/key-store.ts'
+import { assertEnabled, type KmsKey } from '../kms/kms-key.ts'
+import { assertStillEnabled, currentMaterial, type EnvelopeParts } from './parts.ts'
+
+export interface SignRequest {
+  readonly kmsKey: KmsKey
+  readonly signable: Signable
+}
+
+export interface VerifyRequest extends SignRequest {
+  readonly signature: Uint8Array
+}
+
+export interface OaepRequest {
+  readonly kmsKey: KmsKey
+  readonly algorithm: EncryptionAlgorithm
+  /** Plaintext or ciphertext. */
+  readonly bytes: Uint8Array
+}
+
+export interface SharedSecretRequest {
+  readonly kmsKey: KmsKey
+  readonly algorithm: KeyAgreementAlgorithm
+  /** SPKI DER of the other side. */
+  readonly peer: Uint8Array
+}
+
+export interface MacRequest {
+  readonly kmsKey: KmsKey
+  readonly algorithm: MacAlgorithm
+  readonly message: Uint8Array
+}
+
+export interface VerifyMacRequest extends MacRequest {
+  readonly mac: Uint8Array
+}
+
+export function sign(parts: EnvelopeParts, { kmsKey, signable }: SignRequest): Promise<Uint8Array> {
+  return withMaterial(parts, kmsKey, (store, material) => store.sign(material, signable))
+}
+
+/** Throws SIGNATURE_INVALID. */
+export async function verifySignature(
+  parts: EnvelopeParts,
+  { kmsKey, signable, signature }: VerifyRequest,
+): Promise<void> {
+  assertEnabled(kmsKey)
+  const { keySpec, publicKey } = publicKeyOf(kmsKey)
+  const verified = await verify(keySpec, publicKey, signable, signature)
+  assertStillEnabled(parts, kmsKey)
+  if (!verified) throw new KeyfoldError('SIGNATURE_INVALID')
+}
+
+export function encryptWithPublicKey({ kmsKey, algorithm, bytes }: OaepRequest): Uint8Array {
+  assertEnabled(kmsKey)
+  const { keySpec, publicKey } = publicKeyOf(kmsKey)
+  return encryptOaep(keySpec, publicKey, algorithm, bytes)
+}
+
+/** Throws DECRYPT_FAILED. */
+export function decryptWithPrivateKey(
+  parts: EnvelopeParts,
+  { kmsKey, algorithm, bytes }: OaepRequest,
+): Promise<Uint8Array> {
+  return withMaterial(parts, kmsKey, (store, material) =>
+    store.decryptWithPrivateKey(material, algorithm, bytes),
+  )
+}
+
+export function deriveSharedSecret(
+  parts: EnvelopeParts,
+  { kmsKey, algorithm, peer }: SharedSecretRequest,
+): Promise<Uint8Array> {
+  return withMaterial(parts, kmsKey, (store, material) =>
+    store.deriveSharedSecret(material, algorithm, peer),
+  )
+}
+
+export function generateMac(
+  parts: EnvelopeParts,
+  { kmsKey, algorithm, message }: MacRequest,
+): Promise<Uint8Array> {
+  return withMaterial(parts, kmsKey, (store, material) =>
+    store.generateMac(material, algorithm, message),
+  )
+}
+
+/** Throws MAC_INVALID. */
+export async function verifyMac(parts: EnvelopeParts, request: VerifyMacRequest): Promise<void> {
+  const generated = await generateMac(parts, request)
+  if (!isSameMac(generated, request.mac)) throw new KeyfoldError('MAC_INVALID')
+}
+
+/** SPKI DER. Throws OPERATION_UNSUPPORTED of a key that has no public half. */
+export function publicKeyOf(kmsKey: KmsKey): {
+  readonly keySpec: AsymmetricKeySpec
+  readonly publicKey: Uint8Array
+} {
+  const { keySpec, arn } = kmsKey
+  const { publicKey } = currentMaterial(kmsKey)
+  if (isAsymmetric(keySpec) && publicKey !== undefined) return { keySpec, publicKey }
+  throw new KeyfoldError(
+    'OPERATION_UNSUPPORTED',
+    `${arn} key spec is ${keySpec} which is not valid for this operation.`,
+  )
+}
+
+async function withMaterial(
+  parts: EnvelopeParts,
+  kmsKey: KmsKey,
+  use: (store: KeyStore, material: KeyMaterial) => Promise<Uint8Array>,
+): Promise<Uint8Array> {
+  assertEnabled(kmsKey)
+  const made = await use(parts.keyStoreOf(kmsKey), currentMaterial(kmsKey))
+  try {
+    assertStillEnabled(parts, kmsKey)
+  } catch (error) {
+    made.fill(0)
+    throw error
+  }
+  return made
+}
