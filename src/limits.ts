@@ -138,6 +138,16 @@ export const SCHEDULER_RECHECK_MS = 60_000
 /** Keys of due work that are read at once. */
 export const SCHEDULER_PAGE = 256
 
+// Imported key material, as AWS KMS bounds it.
+
+/** How long a wrapping key and its token are good for. */
+export const IMPORT_PARAMETERS_AGE_MS = DAY_MS
+/** So long an expired token is told apart from one that never was. */
+export const IMPORT_PARAMETERS_KEPT_MS = DAY_MS
+/** Each is a sealed private key of some 2 KiB, and took as long to make as an RSA key takes. */
+export const IMPORT_PARAMETERS_PER_KEY_MAX = 100
+export const IMPORTED_VALIDITY_DAYS_MAX = 365
+
 // Policies.
 
 /** AWS KMS: a key policy document has at most 32 kilobytes. */

@@ -14,6 +14,8 @@ export interface StoredMaterial {
   readonly version: number
   readonly stored: Uint8Array
   readonly publicKey: Uint8Array | null
+  /** Of imported material: when it expires. */
+  readonly validToMs: number | null
 }
 
 export interface StoredGrant extends Readonly<
@@ -42,7 +44,7 @@ export async function readKey(db: Queries, id: string): Promise<StoredKey | unde
   if (key === undefined) return undefined
   const materials = await db
     .selectFrom('keyMaterials')
-    .select(['version', 'stored', 'publicKey'])
+    .select(['version', 'stored', 'publicKey', 'validToMs'])
     .where('kmsKeyId', '=', materialOwner(id))
     .where('stored', 'is not', null)
     .orderBy('version')
@@ -86,7 +88,7 @@ export function storedMaterial(
   version: number,
   made: { readonly stored: Uint8Array; readonly publicKey?: Uint8Array | undefined },
 ): StoredMaterial {
-  return { version, stored: made.stored, publicKey: made.publicKey ?? null }
+  return { version, stored: made.stored, publicKey: made.publicKey ?? null, validToMs: null }
 }
 
 /** Replicas of a multi-Region key share the material of its first row. */

@@ -77,6 +77,8 @@ export interface KmsKey {
   /** The material that wraps; older ones still unwrap. */
   readonly currentVersion: number
   readonly materials: ReadonlyMap<number, KeyMaterial>
+  /** When the first of its imported material expires; undefined: none does. */
+  readonly materialValidToMs: number | undefined
   readonly tags: ReadonlyMap<string, string>
   /** Grows with every change of the key's state or material, over all keys of this process. */
   readonly epoch: number

@@ -7,11 +7,13 @@ import * as catalogKeys from '../catalog/keys.ts'
 import { traitsOf, type KeySpec, type KeyUsage } from '../crypto/key-spec.ts'
 import { KeyfoldError } from '../errors.ts'
 import type { KeyStore } from '../key-stores/key-store.ts'
+import type { SecretSealer } from '../key-stores/secret-sealer.ts'
 import { DESCRIPTION_CHARACTERS_MAX } from '../limits.ts'
 import { Aliases, insertNewAlias } from './aliases.ts'
 import { defaultKeyPolicy } from './default-policy.ts'
 import { Deletions } from './deletions.ts'
 import { Expiries } from './expiries.ts'
+import { Imports } from './imports.ts'
 import type { KeyManager, KeyOrigin, KeyState, KmsKey } from './kms-key.ts'
 import {
   pageLimit,
@@ -76,6 +78,7 @@ export class Kms {
   readonly tags: Tags
   readonly rotations: Rotations
   readonly deletions: Deletions
+  readonly imports: Imports
   /** What becomes due, by what it is called in the log. */
   readonly dueWorks: Readonly<Record<string, DueWork>>
   readonly #parts: KmsParts
@@ -83,6 +86,7 @@ export class Kms {
   constructor(
     catalog: Catalog,
     keyStores: readonly [KeyStore, ...KeyStore[]],
+    sealer: SecretSealer,
     nowMs: () => number = Date.now,
   ) {
     const byName = new Map(keyStores.map((store) => [store.name, store]))
@@ -102,6 +106,7 @@ export class Kms {
     this.tags = new Tags(this.#parts)
     this.rotations = new Rotations(this.#parts)
     this.deletions = new Deletions(this.#parts)
+    this.imports = new Imports(this.#parts, sealer)
     // Deletions before rotations: nothing is rotated on its last day.
     this.dueWorks = {
       'expiry of imported key material': new Expiries(this.#parts),

@@ -275,6 +275,7 @@ export class KeyRegistry implements KmsKeyRegistry {
           },
         ]),
       ),
+      materialValidToMs: earliest(stored.materials),
       tags: new Map(stored.tags.map(({ key, value }) => [key, value])),
       epoch,
     })
@@ -303,8 +304,16 @@ function isSameMaterial(before: KmsKey, stored: catalogKeys.StoredKey): boolean 
     before.state === stored.state &&
     before.currentVersion === stored.currentVersion &&
     before.materials.size === stored.materials.length &&
-    stored.materials.every(({ version }) => before.materials.has(version))
+    stored.materials.every((material) => {
+      const known = before.materials.get(material.version)
+      return known !== undefined && Buffer.compare(known.stored, material.stored) === 0
+    })
   )
+}
+
+function earliest(materials: catalogKeys.StoredKey['materials']): number | undefined {
+  const moments = materials.map(({ validToMs }) => validToMs).filter((moment) => moment !== null)
+  return moments.length === 0 ? undefined : Math.min(...moments)
 }
 
 function grantOf(stored: catalogKeys.StoredGrant): Grant {

@@ -51,10 +51,11 @@ describe('migrations', () => {
     const catalog = await open()
     const crypto = createNodeCrypto()
     const root = crypto.importKey(new Uint8Array(32).fill(7))
-    const kms = new Kms(catalog, [new LocalKeyStore(crypto, root)])
+    const sealer = new SecretSealer(crypto, root)
+    const kms = new Kms(catalog, [new LocalKeyStore(crypto, root)], sealer)
     await kms.createKey({ alias: 'alias/a', tags: new Map([['k', 'v']]), description: 'd' })
     await new Tokens(catalog).create({ name: 'n', actions: ['*'], keys: ['*'] })
-    await new AccessKeys(catalog, new SecretSealer(crypto, root)).create({
+    await new AccessKeys(catalog, sealer).create({
       principalArn: 'arn:aws:iam::000000000000:root',
     })
     await catalog.close()

@@ -102,6 +102,7 @@ function keyOf(changes: Partial<KmsKey> = {}): KmsKey {
     createdAtMs: 0,
     keyStore: 'counting',
     currentVersion: 1,
+    materialValidToMs: undefined,
     materials: new Map(
       [1, 2].map((version) => [
         version,

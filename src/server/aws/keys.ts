@@ -125,10 +125,20 @@ export function metadataOf(kmsKey: KmsKey, account: string): Output {
     KeySpec: kmsKey.keySpec,
     ...algorithmsOf(kmsKey),
     MultiRegion: kmsKey.multiRegion !== undefined,
+    ...materialOf(kmsKey),
+  }
+}
+
+function materialOf(kmsKey: KmsKey): Output {
+  const { keySpec, origin, materials, currentVersion, materialValidToMs: validToMs } = kmsKey
+  if (!materials.has(currentVersion)) return {}
+  const expires = validToMs !== undefined
+  const model = expires ? 'KEY_MATERIAL_EXPIRES' : 'KEY_MATERIAL_DOES_NOT_EXPIRE'
+  return {
+    ExpirationModel: origin === 'EXTERNAL' ? model : undefined,
+    ValidTo: expires ? seconds(validToMs) : undefined,
     CurrentKeyMaterialId:
-      kmsKey.keySpec === 'SYMMETRIC_DEFAULT' && kmsKey.materials.has(kmsKey.currentVersion)
-        ? materialId(kmsKey, kmsKey.currentVersion)
-        : undefined,
+      keySpec === 'SYMMETRIC_DEFAULT' ? materialId(kmsKey, currentVersion) : undefined,
   }
 }
 

@@ -2,6 +2,7 @@
 import { ALIAS_OPERATIONS } from './aliases.ts'
 import { ASYMMETRIC_OPERATIONS } from './asymmetric.ts'
 import { DELETION_OPERATIONS } from './deletion.ts'
+import { IMPORT_OPERATIONS } from './imports.ts'
 import { KEY_OPERATIONS } from './keys.ts'
 import type { Operation } from './operation.ts'
 import { ROTATION_OPERATIONS } from './rotation.ts'
@@ -18,6 +19,7 @@ export const OPERATIONS: ReadonlyMap<string, Operation> = new Map(
     ...DELETION_OPERATIONS,
     ...SYMMETRIC_OPERATIONS,
     ...ASYMMETRIC_OPERATIONS,
+    ...IMPORT_OPERATIONS,
     ...UNSUPPORTED_OPERATIONS,
   ].map((operation) => [operation.name, operation]),
 )
