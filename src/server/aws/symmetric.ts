@@ -234,6 +234,11 @@ interface Sealing {
   readonly bytes: Uint8Array
 }
 
+/**
+ * One native call for each request. Several requests could share one, as batches do, and would gain nothing: of the
+ * 74 µs of CPU that an Encrypt over HTTP costs (Decrypt 80, GenerateDataKey 90; Node 20, 16 connections), wrapping is
+ * 4 to 6 and unwrapping 2 to 3. Signature, JSON and permission are 18, and HTTP is the rest.
+ */
 async function seal(call: Call, kmsKey: KmsKey, sealing: Sealing): Promise<Uint8Array> {
   const { algorithm, context, bytes } = sealing
   const { envelope } = call.engine

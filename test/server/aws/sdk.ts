@@ -1,5 +1,12 @@
 /** AWS's own client, speaking to a service under test. */
-import { KMSClient } from '@aws-sdk/client-kms'
+import {
+  CreateKeyCommand,
+  GetPublicKeyCommand,
+  KMSClient,
+  type CreateKeyCommandInput,
+  type KeySpec,
+  type KeyUsageType,
+} from '@aws-sdk/client-kms'
 
 import type { Service } from '../../service.ts'
 
@@ -36,4 +43,32 @@ export async function refusalOf(ask: () => Promise<unknown>): Promise<Refusal> {
     return { name, message, status: $metadata?.httpStatusCode }
   }
   throw new Error('the call was answered')
+}
+
+/** Keys that the tests of one file share, by their ARNs. */
+export class SharedKeys {
+  readonly #client: KMSClient
+  readonly #shared = new Map<string, Promise<string>>()
+
+  constructor(client: KMSClient) {
+    this.#client = client
+  }
+
+  of(KeySpec: KeySpec, KeyUsage?: KeyUsageType): Promise<string> {
+    const name = `${KeySpec} ${KeyUsage ?? ''}`
+    const shared = this.#shared.get(name) ?? this.create({ KeySpec, KeyUsage })
+    this.#shared.set(name, shared)
+    return shared
+  }
+
+  /** One that nobody shares. */
+  async create(input: CreateKeyCommandInput): Promise<string> {
+    const { KeyMetadata } = await this.#client.send(new CreateKeyCommand(input))
+    return KeyMetadata?.Arn as string
+  }
+
+  async publicKeyOf(KeyId: string): Promise<Uint8Array> {
+    const { PublicKey } = await this.#client.send(new GetPublicKeyCommand({ KeyId }))
+    return PublicKey as Uint8Array
+  }
 }
