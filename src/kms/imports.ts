@@ -70,10 +70,18 @@ export class Imports {
 
   /** Errors: OPERATION_UNSUPPORTED, LIMIT_EXCEEDED, LOCKED, and what states forbid. */
   async createParameters(reference: string, wrapping: ImportWrapping): Promise<ImportParameters> {
-    const { registry, nowMs } = this.#parts
+    const { catalog, registry, nowMs } = this.#parts
     const kmsKey = await registry.resolve(reference)
     assertOperable('GetParametersForImport', kmsKey)
     checkWrapping(kmsKey, wrapping)
+    // Before the work is done; that a few at the same time pass together does no harm.
+    const count = await catalogImports.countImportParameters(catalog.db, kmsKey.id)
+    if (count >= IMPORT_PARAMETERS_PER_KEY_MAX) {
+      throw new KeyfoldError(
+        'LIMIT_EXCEEDED',
+        `at most ${IMPORT_PARAMETERS_PER_KEY_MAX} import tokens of a key within two days`,
+      )
+    }
     const importToken = randomBytes(TOKEN_BYTES)
     const tokenHash = hashOf(importToken)
     const place = placeOf({
@@ -94,13 +102,6 @@ export class Imports {
         transaction,
         nowMs() - IMPORT_PARAMETERS_KEPT_MS,
       )
-      const count = await catalogImports.countImportParameters(transaction, kmsKey.id)
-      if (count >= IMPORT_PARAMETERS_PER_KEY_MAX) {
-        throw new KeyfoldError(
-          'LIMIT_EXCEEDED',
-          `at most ${IMPORT_PARAMETERS_PER_KEY_MAX} import tokens of a key within two days`,
-        )
-      }
       await catalogImports.insertImportParameters(transaction, {
         tokenHash,
         kmsKeyId: kmsKey.id,

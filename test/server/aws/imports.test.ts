@@ -518,7 +518,7 @@ describe('an import token', () => {
     }
   })
 
-  test('survives a restart with its wrapping key, which opens under no other token', async () => {
+  test('survives a restart with its wrapping key, which opens for no other token or algorithm', async () => {
     const first = await startService()
     const client = await clientOf(first)
     const { KeyMetadata } = await client.send(new CreateKeyCommand({ Origin: 'EXTERNAL' }))
@@ -530,12 +530,18 @@ describe('an import token', () => {
     const [kept, swapped, other] = made as [Parameters, Parameters, Parameters]
     await first.drain()
     await first.engine.close()
-    const hash = (token: Uint8Array) => createHash('sha256').update(token).digest('hex')
+    const rowOf = ({ ImportToken }: Parameters) =>
+      `hex(tokenHash) = upper('${createHash('sha256').update(ImportToken).digest('hex')}')`
     runInCatalog(
       first.dataDirectory,
       `update importParameters set sealedPrivateKey = (
-         select sealedPrivateKey from importParameters where hex(tokenHash) = upper('${hash(other.ImportToken)}')
-       ) where hex(tokenHash) = upper('${hash(swapped.ImportToken)}')`,
+         select sealedPrivateKey from importParameters where ${rowOf(other)}
+       ) where ${rowOf(swapped)}`,
+      `update importParameters set wrappingAlgorithm = 'RSAES_OAEP_SHA_1' where ${rowOf(other)}`,
+      `with recursive n(i) as (select 1 union all select i + 1 from n where i < 97)
+       insert into importParameters
+       select randomblob(32), kmsKeyId, wrappingAlgorithm, sealedPrivateKey, expiresAtMs
+       from importParameters, n where ${rowOf(kept)}`,
     )
     const second = await startService({ filesFrom: first.dataDirectory })
     rmSync(first.dataDirectory, { recursive: true })
@@ -551,9 +557,18 @@ describe('an import token', () => {
             ...FOREVER,
           }),
         )
-      const refusal = await refusalOf(() => send(swapped, wrap(other, material)))
-      expect(refusal).toMatchObject({ name: 'KMSInternalException', status: 500 })
+      for (const changed of [swapped, other]) {
+        const refusal = await refusalOf(() => send(changed, wrap(other, material)))
+        expect(refusal).toMatchObject({ name: 'KMSInternalException', status: 500 })
+      }
+      const oneMore = () => parametersOf(KeyId, 'RSAES_OAEP_SHA_256', 'RSA_2048', again)
+      expect(await refusalOf(oneMore)).toMatchObject({
+        name: 'LimitExceededException',
+        status: 400,
+      })
       expect((await send(kept, wrap(kept, material))).KeyId).toBe(KeyId)
+      // That one is used up, which makes room.
+      await oneMore()
     } finally {
       await second.close()
     }
@@ -659,8 +674,12 @@ describe('material that expires', () => {
     })
     const ciphertext = await encrypt(KeyId)
     const later = inMs(3 * HOUR_MS)
+    const changed: string[] = []
+    service.engine.kms.registry.onChange((id) => void changed.push(id))
     const expires = { ExpirationModel: 'KEY_MATERIAL_EXPIRES', ValidTo: later }
     await importNow(KeyId, material, expires)
+    // Whoever waits for the moment hears that it is another one.
+    expect(changed.map((id) => KeyId.endsWith(id))).toContain(true)
     try {
       aheadMs = 2 * HOUR_MS
       await service.engine.scheduler.run()
