@@ -2,11 +2,13 @@
  * Key state × operation, every cell of the table in the AWS KMS Developer Guide ("Key states of AWS KMS keys"), typed in
  * from there. Operations that are answered are asked for real; of the others the rule alone is asked.
  */
+import { constants, createPublicKey, publicEncrypt } from 'node:crypto'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 
 import { ERRORS, KeyfoldError } from '../../dist/errors.js'
 import { assertOperable, type KeyOperation } from '../../dist/kms/key-states.js'
-import type { KeyOrigin, KeyState } from '../../dist/kms/kms-key.js'
+import type { Engine } from '../../dist/engine.js'
+import type { KeyOrigin, KeyState, KmsKey } from '../../dist/kms/kms-key.js'
 import { OPERATIONS } from '../../dist/server/aws/operations.js'
 import { ask, type AwsReply } from '../aws.ts'
 import { runInCatalog } from '../catalog/file.ts'
@@ -131,7 +133,61 @@ const asked = cells.filter(({ operation }) => OPERATIONS.has(operation))
 
 let service: Service
 let other: string
-const keys = new Map<string, { readonly keyId: string; readonly ciphertext: unknown }>()
+type Members = Readonly<Record<string, unknown>>
+/** By cell: its key, and what was made with it before it came into its state. */
+const keys = new Map<string, { readonly keyId: string; readonly made: Members }>()
+
+/** Of operations that are for other keys than symmetric ones (the API reference says of each for which). */
+const KINDS: Partial<Record<KeyOperation, Pick<KmsKey, 'keySpec' | 'keyUsage'>>> = {
+  GenerateMac: { keySpec: 'HMAC_256', keyUsage: 'GENERATE_VERIFY_MAC' },
+  VerifyMac: { keySpec: 'HMAC_256', keyUsage: 'GENERATE_VERIFY_MAC' },
+  GetPublicKey: { keySpec: 'ECC_NIST_P256', keyUsage: 'SIGN_VERIFY' },
+  Sign: { keySpec: 'ECC_NIST_P256', keyUsage: 'SIGN_VERIFY' },
+  Verify: { keySpec: 'ECC_NIST_P256', keyUsage: 'SIGN_VERIFY' },
+}
+const SIGNED = { Message: 'AAAA', SigningAlgorithm: 'ECDSA_SHA_256' }
+const AUTHENTICATED = { Message: 'AAAA', MacAlgorithm: 'HMAC_SHA_256' }
+const WRAPPING = { WrappingAlgorithm: 'RSAES_OAEP_SHA_256', WrappingKeySpec: 'RSA_2048' }
+const SEALED = Buffer.alloc(64).toString('base64')
+
+/** Members of an input that only the key itself can make. */
+async function makeWith(
+  engine: Engine,
+  { operation, origin }: Cell,
+  KeyId: string,
+): Promise<Members> {
+  const made = async (name: string, input: Members): Promise<(member: string) => string> => {
+    const reply = await ask(engine, name, { KeyId, ...input })
+    return (member) => Buffer.from(reply[member] as Uint8Array).toString('base64')
+  }
+  switch (operation) {
+    case 'Decrypt':
+    case 'ReEncrypt': {
+      if (origin === 'EXTERNAL') return { CiphertextBlob: SEALED }
+      return { CiphertextBlob: (await made('Encrypt', { Plaintext: 'AAAA' }))('CiphertextBlob') }
+    }
+    case 'Verify':
+      return { Signature: (await made('Sign', SIGNED))('Signature') }
+    case 'VerifyMac':
+      return { Mac: (await made('GenerateMac', AUTHENTICATED))('Mac') }
+    case 'ImportKeyMaterial': {
+      if (origin === 'AWS_KMS') return { ImportToken: SEALED, EncryptedKeyMaterial: SEALED }
+      const parameters = await made('GetParametersForImport', WRAPPING)
+      const key = createPublicKey({
+        key: Buffer.from(parameters('PublicKey'), 'base64'),
+        type: 'spki',
+        format: 'der',
+      })
+      const wrapping = { key, padding: constants.RSA_PKCS1_OAEP_PADDING, oaepHash: 'sha256' }
+      return {
+        ImportToken: parameters('ImportToken'),
+        EncryptedKeyMaterial: publicEncrypt(wrapping, Buffer.alloc(32)).toString('base64'),
+      }
+    }
+    default:
+      return {}
+  }
+}
 
 /** A key for each cell, put into its state past all our code. */
 beforeAll(async () => {
@@ -143,15 +199,9 @@ beforeAll(async () => {
       origin: cell.origin,
       alias: `alias/${nameOf(cell).replaceAll(' ', '/')}`,
       tags: new Map([['tag', 'value']]),
+      ...KINDS[cell.operation],
     })
-    const sealed =
-      cell.origin === 'AWS_KMS'
-        ? await ask(first.engine, 'Encrypt', { KeyId: keyId, Plaintext: 'AAAA' })
-        : {}
-    const { CiphertextBlob } = sealed
-    const ciphertext =
-      CiphertextBlob && Buffer.from(CiphertextBlob as Uint8Array).toString('base64')
-    keys.set(nameOf(cell), { keyId, ciphertext })
+    keys.set(nameOf(cell), { keyId, made: await makeWith(first.engine, cell, keyId) })
     statements.push(`update "kmsKeys" set state = '${cell.state}' where id = '${keyId}'`)
   }
   await first.engine.close()
@@ -162,25 +212,27 @@ afterAll(() => service.close())
 
 /** The input with which each operation works, were it for the state alone. */
 function inputOf(cell: Cell): Readonly<Record<string, unknown>> {
-  const { keyId, ciphertext } = keys.get(nameOf(cell)) ?? {}
+  const { keyId, made } = keys.get(nameOf(cell)) ?? {}
   const alias = `alias/${nameOf(cell).replaceAll(' ', '/')}`
   const further: Readonly<Record<string, object>> = {
     Encrypt: { Plaintext: 'AAAA' },
     GenerateDataKey: { KeySpec: 'AES_256' },
     GenerateDataKeyWithoutPlaintext: { KeySpec: 'AES_256' },
+    GenerateDataKeyPair: { KeyPairSpec: 'ECC_NIST_P256' },
+    GenerateDataKeyPairWithoutPlaintext: { KeyPairSpec: 'ECC_NIST_P256' },
+    Sign: SIGNED,
+    Verify: SIGNED,
+    GenerateMac: AUTHENTICATED,
+    VerifyMac: AUTHENTICATED,
+    GetParametersForImport: WRAPPING,
+    ImportKeyMaterial: { ExpirationModel: 'KEY_MATERIAL_DOES_NOT_EXPIRE' },
     TagResource: { Tags: [{ TagKey: 'k', TagValue: 'v' }] },
     UntagResource: { TagKeys: ['tag'] },
     UpdateKeyDescription: { Description: 'new' },
   }
   switch (cell.operation) {
-    case 'Decrypt':
-      return { KeyId: keyId, CiphertextBlob: ciphertext ?? Buffer.alloc(64).toString('base64') }
     case 'ReEncrypt':
-      return {
-        SourceKeyId: keyId,
-        CiphertextBlob: ciphertext ?? Buffer.alloc(64).toString('base64'),
-        DestinationKeyId: other,
-      }
+      return { SourceKeyId: keyId, DestinationKeyId: other, ...made }
     case 'CreateAlias':
       return { AliasName: `${alias}/new`, TargetKeyId: keyId }
     case 'UpdateAlias':
@@ -188,13 +240,14 @@ function inputOf(cell: Cell): Readonly<Record<string, unknown>> {
     case 'DeleteAlias':
       return { AliasName: alias }
     default:
-      return { KeyId: keyId, ...further[cell.operation] }
+      return { KeyId: keyId, ...further[cell.operation], ...made }
   }
 }
 
 function ruleOf({ operation, state, origin }: Cell): AwsReply {
   try {
-    assertOperable(operation, { state, origin, arn: 'arn:aws:kms:r:1:key/k' })
+    const { keyUsage = 'ENCRYPT_DECRYPT' } = KINDS[operation] ?? {}
+    assertOperable(operation, { state, origin, keyUsage, arn: 'arn:aws:kms:r:1:key/k' })
     return {}
   } catch (error) {
     if (!(error instanceof KeyfoldError)) throw error

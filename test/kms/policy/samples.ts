@@ -88,6 +88,7 @@ export function keyOf(fields: Partial<KmsKey> = {}): KmsKey {
     keyStore: 'local',
     currentVersion: 1,
     materials: new Map(),
+    materialValidToMs: undefined,
     tags: new Map(),
     epoch: 1,
     ...fields,
