@@ -1,6 +1,8 @@
-/** The AWS SDK for JavaScript, on a keyfold in this process. */
+/** Callers of both doors of a keyfold in this process: the AWS SDK for JavaScript, and bare requests. */
 import { KMS, type KMSClientConfig } from '@aws-sdk/client-kms'
 
+import { sign } from '../server/aws/signer.ts'
+import { pack, unpack, type Body } from '../server/caller.ts'
 import type { Service } from '../service.ts'
 
 /** A KMS client of a principal: of the account's root where none is named. */
@@ -51,4 +53,69 @@ export async function refusal(asked: Promise<unknown>): Promise<readonly [string
 export async function refusalName(asked: Promise<unknown>): Promise<string> {
   const [name, answer] = await refusal(asked)
   return name === '' ? `an answer: ${answer}` : name
+}
+
+/** What came, as it was sent and as it is read. */
+export interface Got {
+  readonly status: number
+  readonly text: string
+  readonly answer: Body
+}
+
+/** A principal at both doors. */
+export interface Caller {
+  readonly arn: string
+  v1(method: 'GET' | 'POST' | 'PUT' | 'DELETE', path: string, fields?: object): Promise<Got>
+  aws(operation: string, input: object): Promise<Got>
+}
+
+/** `actions`: of its token; the access key of the same principal needs a policy that allows them. */
+export async function callerOf(
+  service: Service,
+  arn: string,
+  actions: readonly string[] = ['*'],
+): Promise<Caller> {
+  const { tokens, accessKeys, config } = service.engine
+  const { token } = await tokens.create({ name: 'test', principalArn: arn, actions, keys: ['*'] })
+  const { record, secretAccessKey } = await accessKeys.create({ principalArn: arn })
+  return {
+    arn,
+    v1: async (method, path, fields) => {
+      const response = await fetch(`${service.url}/v1/${path}`, {
+        method,
+        headers: {
+          authorization: `Bearer ${token}`,
+          ...(fields === undefined ? {} : { 'content-type': 'application/msgpack' }),
+        },
+        ...(fields === undefined ? {} : { body: pack(fields) }),
+      })
+      const bytes = Buffer.from(await response.arrayBuffer())
+      return {
+        status: response.status,
+        text: bytes.toString('latin1'),
+        answer: unpack(bytes) as Body,
+      }
+    },
+    aws: async (operation, input) => {
+      const signed = sign({
+        secret: secretAccessKey,
+        accessKeyId: record.accessKeyId,
+        signedAt: `${new Date().toISOString().slice(0, 19).replaceAll(/[-:]/g, '')}Z`,
+        region: config.region,
+        headers: {
+          host: new URL(service.url).host,
+          'content-type': 'application/x-amz-json-1.1',
+          'x-amz-target': `TrentService.${operation}`,
+        },
+        body: JSON.stringify(input),
+      })
+      const response = await fetch(service.url, {
+        method: 'POST',
+        headers: { ...signed.headers },
+        body: signed.body,
+      })
+      const text = await response.text()
+      return { status: response.status, text, answer: JSON.parse(text) as Body }
+    },
+  }
 }
