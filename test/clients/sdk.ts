@@ -1,6 +1,7 @@
 /** Callers of both doors of a keyfold in this process: the AWS SDK for JavaScript, and bare requests. */
 import { KMS, type KMSClientConfig } from '@aws-sdk/client-kms'
 
+import { OPERATIONS } from '../../dist/server/aws/operations.js'
 import { sign } from '../server/aws/signer.ts'
 import { pack, unpack, type Body } from '../server/caller.ts'
 import type { Service } from '../service.ts'
@@ -118,4 +119,36 @@ export async function callerOf(
       return { status: response.status, text, answer: JSON.parse(text) as Body }
     },
   }
+}
+
+/** Every operation of AWS KMS that is there, with members that all of them take as they are. */
+export function everyAwsOperation(
+  key: string,
+  ciphertext: Uint8Array,
+  alias: string,
+  context: Readonly<Record<string, string>>,
+): readonly (readonly [string, object])[] {
+  const input = {
+    KeyId: key,
+    TargetKeyId: key,
+    DestinationKeyId: key,
+    AliasName: alias,
+    Description: 'x',
+    Plaintext: 'AAAA',
+    CiphertextBlob: base64(ciphertext),
+    EncryptionContext: context,
+    SourceEncryptionContext: context,
+    Tags: [{ TagKey: 'a', TagValue: 'b' }],
+    TagKeys: ['a'],
+  }
+  const more: Readonly<Record<string, object>> = {
+    GenerateDataKey: { NumberOfBytes: 32 },
+    GenerateDataKeyWithoutPlaintext: { NumberOfBytes: 32 },
+    GenerateRandom: { NumberOfBytes: 32 },
+  }
+  return [...OPERATIONS.keys()].map((name) => [name, { ...input, ...more[name] }])
+}
+
+export function base64(bytes: Uint8Array): string {
+  return Buffer.from(bytes).toString('base64')
 }
