@@ -63,6 +63,11 @@ export const ERRORS = {
     'ConflictException',
     'another rotation of the KMS key is under way or about to begin',
   ),
+  REPLICA_EXISTS: kind(
+    409,
+    'AlreadyExistsException',
+    'the region has a replica of the KMS key already',
+  ),
   ALIAS_EXISTS: kind(409, 'AlreadyExistsException', 'an alias of that name exists'),
   ALIAS_NOT_FOUND: kind(404, 'NotFoundException', 'there is no such alias'),
   ALIAS_INVALID: kind(400, 'InvalidAliasNameException', 'the alias name is not valid'),

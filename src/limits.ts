@@ -148,12 +148,16 @@ export const IMPORT_PARAMETERS_KEPT_MS = DAY_MS
 export const IMPORT_PARAMETERS_PER_KEY_MAX = 100
 export const IMPORTED_VALIDITY_DAYS_MAX = 365
 
-// Policies.
+// Policies and grants.
 
 /** AWS KMS: a key policy document has at most 32 kilobytes. */
 export const POLICY_BYTES_MAX = 32_768
 /** IAM attaches ten managed policies to a user or role by default. */
 export const IDENTITY_POLICIES_PER_PRINCIPAL_MAX = 10
+/** AWS KMS. */
+export const GRANTS_PER_KEY_MAX = 50_000
+export const GRANT_CONSTRAINT_PAIRS_MAX = 8
+export const GRANT_CONSTRAINT_VALUE_CHARACTERS_MAX = 384
 /** Decisions remembered; a few hundred bytes each, and what is forgotten is worked out again. */
 export const DECISIONS_MAX = 65_536
 

@@ -18,27 +18,14 @@ export interface StoredMaterial {
   readonly validToMs: number | null
 }
 
-export interface StoredGrant extends Readonly<
-  Omit<CatalogTables['grants'], 'operations' | 'constraints'>
-> {
-  readonly operations: readonly string[]
-  readonly constraints: GrantConstraints
-}
-
-/** As CreateGrant takes them. */
-export interface GrantConstraints {
-  readonly equals?: Readonly<Record<string, string>>
-  readonly subset?: Readonly<Record<string, string>>
-}
-
 export interface StoredKey extends KeyRow {
   /** Without tombstones, ascending by version. */
   readonly materials: readonly StoredMaterial[]
   readonly tags: readonly { readonly key: string; readonly value: string }[]
   readonly aliases: readonly string[]
-  readonly grants: readonly StoredGrant[]
 }
 
+/** Without its grants: there may be 50,000 of them, and few changes are theirs. */
 export async function readKey(db: Queries, id: string): Promise<StoredKey | undefined> {
   const key = await db.selectFrom('kmsKeys').selectAll().where('id', '=', id).executeTakeFirst()
   if (key === undefined) return undefined
@@ -61,12 +48,6 @@ export async function readKey(db: Queries, id: string): Promise<StoredKey | unde
     .where('kmsKeyId', '=', id)
     .orderBy('name')
     .execute()
-  const grants = await db
-    .selectFrom('grants')
-    .selectAll()
-    .where('kmsKeyId', '=', id)
-    .orderBy('id')
-    .execute()
   return {
     ...key,
     materials: materials.map((material) => ({
@@ -75,11 +56,6 @@ export async function readKey(db: Queries, id: string): Promise<StoredKey | unde
     })),
     tags,
     aliases: aliases.map(({ name }) => name),
-    grants: grants.map(({ operations, constraints, ...grant }) => ({
-      ...grant,
-      operations: JSON.parse(operations) as string[],
-      constraints: JSON.parse(constraints) as GrantConstraints,
-    })),
   }
 }
 
@@ -96,7 +72,7 @@ export function materialOwner(id: string): string {
   return id.replace(/@.*$/, '')
 }
 
-export type NewStoredKey = Omit<StoredKey, 'aliases' | 'grants'>
+export type NewStoredKey = Omit<StoredKey, 'aliases'>
 
 export async function insertKey(db: Queries, key: NewStoredKey): Promise<void> {
   const { materials, tags, ...row } = key

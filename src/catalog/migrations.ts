@@ -15,6 +15,7 @@ const MIGRATIONS: readonly Migration[] = [
   { name: '0001-kms-keys-and-tokens', up: createTables },
   { name: '0002-control-plane', up: addControlPlane },
   { name: '0003-due-moments', up: addDueMoments },
+  { name: '0004-grant-issuers', up: addGrantIssuers },
 ]
 
 /** Runs what has not run yet. A catalog of a newer keyfold is refused rather than misread. */
@@ -225,6 +226,16 @@ async function addDueMoments(transaction: Transaction<CatalogTables>): Promise<v
       .where(sql.ref(column), 'is not', null)
       .execute()
   }
+}
+
+/** Before this step nothing made grants: there are no rows. A grant token names its grant, and needs no column. */
+async function addGrantIssuers(transaction: Transaction<CatalogTables>): Promise<void> {
+  const { schema } = transaction
+  await schema.alterTable('grants').dropColumn('tokenHash').execute()
+  await schema
+    .alterTable('grants')
+    .addColumn('issuingAccount', 'text', (column) => column.notNull().defaultTo(''))
+    .execute()
 }
 
 /** What AWS KMS gives a key that is created without a policy; written out, for this step never changes. */

@@ -98,8 +98,8 @@ export interface CatalogTables {
     /** JSON {equals?, subset?} of string maps. */
     constraints: string
     name: string | null
-    /** SHA-256 of the grant token. */
-    tokenHash: Uint8Array
+    /** The account of whoever created it. */
+    issuingAccount: string
     createdAtMs: number
     changeNumber: number
   }

@@ -21,7 +21,7 @@ import type { KeyMaterial, KeyStore } from '../key-stores/key-store.ts'
 import { assertUsable, type KmsKey } from '../kms/kms-key.ts'
 import { ElementCursor } from '../crypto/elements.ts'
 import type { DecryptBytesRequest, EncryptBytesRequest } from './batch.ts'
-import { decrypt } from './decrypt.ts'
+import { openElements, type OpenBatchRequest } from './open.ts'
 import { unwrapCallerBytes } from './open-wrapped.ts'
 import { assertStillUsable, currentMaterial, type EnvelopeParts } from './parts.ts'
 
@@ -76,20 +76,22 @@ export async function decryptBytes(
     : openMessage(parts, request)
 }
 
-/** A message of /v1/encrypt, by the way that it would take there. */
+/** A message of /v1/encrypt, by the way that it would take there, under the key that was authorised. */
 async function openMessage(
   parts: EnvelopeParts,
-  { principal, context, ciphertext }: DecryptBytesRequest,
+  { principal, kmsKey, context, ciphertext }: DecryptBytesRequest,
 ): Promise<Uint8Array> {
   const writer = new MsgpackWriter(new Uint8Array(5 + ciphertext.length)).bin(ciphertext)
-  const result = await decrypt(parts, {
+  const request: OpenBatchRequest = {
     principal,
     context,
     body: { bytes: writer.bytes, keep: () => undefined },
-    ciphertexts: { offset: 0, end: writer.offset, count: 1 },
-    packed: undefined,
-    keyEntries: [],
-  })
+    kmsKey,
+    action: 'kms:Decrypt',
+    authorize: () => undefined,
+  }
+  const ciphertexts = { offset: 0, end: writer.offset, count: 1 }
+  const result = await openElements(parts, request, ciphertexts, [])
   try {
     const [failure] = result.errors
     if (failure !== undefined) {

@@ -37,6 +37,8 @@ export interface OpenBatchRequest {
   authorize(kmsKey: KmsKey): void
   readonly context: CanonicalContext
   readonly body: RequestBytes
+  /** The only key that is to be used, and may be: whoever asks has seen to it. */
+  readonly kmsKey?: KmsKey | undefined
 }
 
 /** A key entry with the lease on its message key, or why there is none. */
@@ -175,7 +177,8 @@ function namedKey(
   const { registry, dataKeys } = parts
   const cachedUnder = dataKeys.kmsKeyIdOf(cacheId)
   const cached = cachedUnder === undefined ? undefined : registry.current(cachedUnder)
-  if (cached !== undefined) {
+  // Under which of related keys it was opened does not say which of them is asked for now.
+  if (cached !== undefined && cached.multiRegion === undefined && request.kmsKey === undefined) {
     request.authorize(cached)
     return cached
   }
@@ -189,6 +192,10 @@ export function authorizedKeyById(
   request: OpenBatchRequest,
   kmsKeyId: Uint8Array,
 ): MaybePromise<KmsKey> {
+  if (request.kmsKey !== undefined) {
+    if (Buffer.compare(request.kmsKey.idBytes, kmsKeyId) === 0) return request.kmsKey
+    throw new KeyfoldError('DECRYPT_FAILED')
+  }
   const known = registry.peekById(kmsKeyId)
   if (known !== undefined) {
     request.authorize(known)

@@ -129,7 +129,7 @@ export class Authorizer implements KeyAuthorizer {
     alias: string,
     attributes: RequestAttributes,
   ): void {
-    const arn = aliasArn(alias, this.#location)
+    const arn = aliasArn(alias, this.#locationOf(attributes))
     refuseUnless(this.#decideService(principal, action, arn, attributes))
   }
 
@@ -154,6 +154,11 @@ export class Authorizer implements KeyAuthorizer {
 
   // Inside.
 
+  /** Where a request that concerns no key is served. */
+  #locationOf({ region = this.#location.region }: RequestAttributes): Location {
+    return { region, account: this.#location.account }
+  }
+
   #decideService(
     principal: Principal,
     action: Action,
@@ -164,7 +169,7 @@ export class Authorizer implements KeyAuthorizer {
       caller: callerOf(principal.arn),
       action,
       kmsKey: undefined,
-      location: this.#location,
+      location: this.#locationOf(attributes),
     }
     const prepared = prepare(question, {
       principal,
@@ -177,7 +182,9 @@ export class Authorizer implements KeyAuthorizer {
   }
 
   #ask(principal: Principal, action: Action, kmsKey: KmsKey): Asked {
-    const question = { caller: callerOf(principal.arn), action, kmsKey, location: this.#location }
+    // A key is used in its own region, so that a decision about it reads no region of the request.
+    const location = { region: kmsKey.region, account: this.#location.account }
+    const question = { caller: callerOf(principal.arn), action, kmsKey, location }
     const prepared = prepare(question, {
       principal,
       keyPolicy: this.#policyOf(kmsKey),

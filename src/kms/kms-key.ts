@@ -119,12 +119,19 @@ export interface RequestOrigin {
   readonly sourceAddress?: string | undefined
   /** Whether it came over TLS, aws:SecureTransport. */
   readonly secureTransport?: boolean | undefined
+  /** For which region it was signed, aws:RequestedRegion where no key says it; the catalog's own where absent. */
+  readonly region?: string | undefined
 }
 
 /** What a request says beside principal, action and key: condition keys of policies and constraints of grants read it. */
 export interface RequestAttributes extends RequestOrigin {
   /** The encryption context; undefined where the operation takes none. */
   readonly encryptionContext?: ReadonlyMap<string, string> | undefined
+  /**
+   * The integration that asks on the caller's behalf, kms:ViaService: said by the integration itself and never by a
+   * request of theirs.
+   */
+  readonly viaService?: string | undefined
   /** The alias name (`alias/…`) that the request named the key by, kms:RequestAlias. */
   readonly alias?: string | undefined
   /** Tags that the request sets, aws:RequestTag and aws:TagKeys; the value of one that it removes is undefined. */

@@ -2,19 +2,21 @@
  * The control plane: KMS keys as AWS KMS has them. Keys themselves are here; what belongs to them is beside it, a file
  * each. Who may do what is asked before any of it, by whoever opened the door.
  */
-import type { Catalog } from '../catalog/catalog.ts'
+import type { Catalog, CatalogTransaction } from '../catalog/catalog.ts'
 import * as catalogKeys from '../catalog/keys.ts'
 import { traitsOf, type KeySpec, type KeyUsage } from '../crypto/key-spec.ts'
 import { KeyfoldError } from '../errors.ts'
 import type { KeyStore } from '../key-stores/key-store.ts'
 import type { SecretSealer } from '../key-stores/secret-sealer.ts'
-import { DESCRIPTION_CHARACTERS_MAX } from '../limits.ts'
 import { Aliases, insertNewAlias } from './aliases.ts'
 import { defaultKeyPolicy } from './default-policy.ts'
 import { Deletions } from './deletions.ts'
+import { checkDescription } from './description.ts'
 import { Expiries } from './expiries.ts'
+import { Grants } from './grants.ts'
 import { Imports } from './imports.ts'
 import type { KeyManager, KeyOrigin, KeyState, KmsKey } from './kms-key.ts'
+import { ManagedKeys } from './managed-keys.ts'
 import {
   pageLimit,
   pageOf,
@@ -24,6 +26,7 @@ import {
   type PageRequest,
 } from './parts.ts'
 import { compileKeyPolicy } from './policy/document.ts'
+import { Replicas } from './replicas.ts'
 import { checkAliasName, createKeyId, keyArn, keyIdBytes } from './reference.ts'
 import { KeyRegistry } from './registry.ts'
 import { rotationScheduleOf, Rotations } from './rotations.ts'
@@ -44,6 +47,8 @@ export interface NewKey {
   readonly manager?: KeyManager | undefined
   /** The catalog's own where absent. */
   readonly region?: string | undefined
+  /** Sees the key as it would be, and prevents it by throwing. */
+  readonly accept?: ((created: KmsKey) => void) | undefined
 }
 
 /** What describing a key answers. */
@@ -81,6 +86,9 @@ export class Kms {
   readonly imports: Imports
   /** What becomes due, by what it is called in the log. */
   readonly dueWorks: Readonly<Record<string, DueWork>>
+  readonly grants: Grants
+  readonly replicas: Replicas
+  readonly managedKeys: ManagedKeys
   readonly #parts: KmsParts
 
   constructor(
@@ -113,6 +121,9 @@ export class Kms {
       'deletion of a key': this.deletions,
       'rotation of a key': this.rotations,
     }
+    this.grants = new Grants(this.#parts)
+    this.replicas = new Replicas(this.#parts)
+    this.managedKeys = new ManagedKeys(this, catalog.account)
   }
 
   keyStoreOf(kmsKey: KmsKey): KeyStore {
@@ -126,14 +137,14 @@ export class Kms {
     const keyUsage = usageOf(keySpec, request.keyUsage)
     checkDescription(description)
     checkTags(tags)
-    if (alias !== undefined) checkAliasName(alias)
+    if (alias !== undefined && request.manager !== 'AWS') checkAliasName(alias)
     const id = createKeyId(request.multiRegion === true)
     const createdAtMs = this.#parts.nowMs()
     const material =
       origin === 'EXTERNAL'
         ? undefined
         : await defaultStore.createKeyMaterial(keyIdBytes(id), 1, keySpec)
-    return registry.create(id, async (transaction, changeNumber) => {
+    const insert = async (transaction: CatalogTransaction, changeNumber: number): Promise<void> => {
       await catalogKeys.insertKey(transaction, {
         id,
         description,
@@ -159,7 +170,8 @@ export class Kms {
       if (alias === undefined) return
       const name = registry.rowOfAlias(alias, region)
       await insertNewAlias(transaction, { name, kmsKeyId: id }, createdAtMs, changeNumber)
-    })
+    }
+    return registry.create(id, insert, request.accept)
   }
 
   describeKey(reference: string): Promise<KmsKey> {
@@ -257,13 +269,4 @@ function usageOf(keySpec: KeySpec, keyUsage: KeyUsage | undefined): KeyUsage {
     'REQUEST_MALFORMED',
     `KeyUsage: ${keySpec} is for one of ${usages.join(', ')}`,
   )
-}
-
-function checkDescription(description: string): void {
-  if (description.length > DESCRIPTION_CHARACTERS_MAX) {
-    throw new KeyfoldError(
-      'LIMIT_EXCEEDED',
-      `description: at most ${DESCRIPTION_CHARACTERS_MAX} characters`,
-    )
-  }
 }

@@ -8,8 +8,8 @@ import { KeyfoldError } from '../errors.ts'
 import { ALIAS_CHARACTERS_MAX } from '../limits.ts'
 
 const ALIAS_PREFIX = 'alias/'
-/** AWS KMS keeps these for keys of its own services. */
-const RESERVED_PREFIX = 'alias/aws/'
+/** Of keys that the service manages itself: callers give no alias such a name. */
+export const MANAGED_ALIAS_PREFIX = 'alias/aws/'
 const ALIAS_PATTERN = /^alias\/[a-zA-Z0-9/_-]+$/
 const ID_PATTERN =
   /^(?:[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}|mrk-[0-9a-f]{32})$/
@@ -80,8 +80,8 @@ export function checkAliasName(alias: string): void {
   if (alias.length > ALIAS_CHARACTERS_MAX) {
     throw new KeyfoldError('ALIAS_INVALID', `at most ${ALIAS_CHARACTERS_MAX} characters`)
   }
-  if (alias.startsWith(RESERVED_PREFIX)) {
-    throw new KeyfoldError('ALIAS_INVALID', `${RESERVED_PREFIX} is reserved`)
+  if (alias.startsWith(MANAGED_ALIAS_PREFIX)) {
+    throw new KeyfoldError('ALIAS_INVALID', `${MANAGED_ALIAS_PREFIX} is reserved`)
   }
 }
 

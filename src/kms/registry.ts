@@ -5,9 +5,11 @@
 import { LRUCache } from 'lru-cache'
 
 import type { Catalog, CatalogTransaction } from '../catalog/catalog.ts'
+import { readGrants, type StoredGrant } from '../catalog/grants.ts'
 import * as catalogKeys from '../catalog/keys.ts'
 import type { KeySpec, KeyUsage } from '../crypto/key-spec.ts'
 import { KeyfoldError } from '../errors.ts'
+import type { KeyMaterial } from '../key-stores/key-store.ts'
 import { assertOperable, type KeyOperation } from './key-states.ts'
 import type { Grant, KeyOrigin, KmsKey, KmsKeyRegistry } from './kms-key.ts'
 import { keyArn, keyIdBytes, keyIdsOfBytes, parseKeyReference, replicaRowId } from './reference.ts'
@@ -18,8 +20,12 @@ const PEEKED_MAX = 4_096
 /** Keys that were removed and may still be in the hands of a request. */
 const REMOVED_MAX = 4_096
 
+const NO_GRANTS: readonly Grant[] = []
+
+type Queries = Catalog['db']
+
 /** `now` is the key as it stands in the transaction, whatever memory says. */
-type Change = (transaction: CatalogTransaction, changeNumber: number, now: KmsKey) => Promise<void>
+type Change<T> = (transaction: CatalogTransaction, changeNumber: number, now: KmsKey) => Promise<T>
 
 export class KeyRegistry implements KmsKeyRegistry {
   readonly #catalog: Catalog
@@ -67,7 +73,11 @@ export class KeyRegistry implements KmsKeyRegistry {
 
   async resolve(reference: string, region: string = this.#catalog.region): Promise<KmsKey> {
     const name = parseKeyReference(reference, this.#catalog, region)
-    if (name.kind === 'id') return this.#loadFirst(this.#rowIds(name.id, name.region), name.region)
+    if (name.kind === 'id') {
+      const found = await this.#findFirst(this.#rowIds(name.id, name.region), name.region)
+      if (found === undefined) throw new KeyfoldError('KMS_KEY_NOT_FOUND')
+      return found
+    }
     for (;;) {
       const changes = this.#changes
       const known = aliasName(name.alias, name.region)
@@ -83,20 +93,31 @@ export class KeyRegistry implements KmsKeyRegistry {
     }
   }
 
-  /** In the region of the catalog first, then wherever else this server keeps the key. */
-  peekById(idBytes: Uint8Array, region: string = this.#catalog.region): KmsKey | undefined {
+  /** Of a family of keys the one of the catalog's region, if memory has it: where there is none, resolveById knows. */
+  peekById(idBytes: Uint8Array): KmsKey | undefined {
+    const { region } = this.#catalog
     for (const keyId of keyIdsOfBytes(idBytes)) {
       for (const id of this.#rowIds(keyId, region)) {
         const record = this.#records.get(id)
-        if (record !== undefined && record.region === region) return record
+        // A key that is no multi-Region key is in one region only.
+        if (record?.region === region || (record !== undefined && !record.multiRegion)) {
+          return record
+        }
       }
     }
     return undefined
   }
 
-  async resolveById(idBytes: Uint8Array, region: string = this.#catalog.region): Promise<KmsKey> {
-    const ids = keyIdsOfBytes(idBytes).flatMap((keyId) => this.#rowIds(keyId, region))
-    return this.#loadFirst(ids, region)
+  /** In this region; or in the catalog's own first, then wherever else this server keeps the key. */
+  async resolveById(idBytes: Uint8Array, region?: string): Promise<KmsKey> {
+    const keyIds = keyIdsOfBytes(idBytes)
+    const regions = region === undefined ? this.#catalog.regions : [region]
+    for (const candidate of regions) {
+      const ids = keyIds.flatMap((keyId) => this.#rowIds(keyId, candidate))
+      const record = await this.#findFirst(ids, candidate)
+      if (record !== undefined) return record
+    }
+    throw new KeyfoldError('KMS_KEY_NOT_FOUND')
   }
 
   current(id: string): KmsKey | undefined {
@@ -113,11 +134,10 @@ export class KeyRegistry implements KmsKeyRegistry {
    * Commits `work` if the key's state allows the operation, and makes the new record visible. Answers come from the
    * catalog in the order of commits. Throws KMS_KEY_NOT_FOUND and what assertOperable throws.
    */
-  change(id: string, operation: KeyOperation, work: Change): Promise<KmsKey> {
-    return this.#commit(id, async (transaction, changeNumber) => {
-      const now = this.#recordOf(await readExisting(transaction, id), this.#epoch)
-      assertOperable(operation, now)
+  change(id: string, operation: KeyOperation, work: Change<void>): Promise<KmsKey> {
+    return this.changeGrants(id, operation, async (transaction, changeNumber, now) => {
       await work(transaction, changeNumber, now)
+      return now.grants
     })
   }
 
@@ -130,7 +150,8 @@ export class KeyRegistry implements KmsKeyRegistry {
     work: (transaction: CatalogTransaction, changeNumber: number, now: KmsKey) => Promise<boolean>,
   ): Promise<boolean> {
     const removed = await this.#catalog.change(async (transaction, changeNumber) => {
-      const now = this.#recordOf(await readExisting(transaction, id), this.#epoch)
+      const grants = await this.#grantsOf(transaction, id)
+      const now = this.#recordOf(await readExisting(transaction, id), grants, this.#epoch)
       return (await work(transaction, changeNumber, now)) ? now : undefined
     })
     if (removed === undefined) return false
@@ -143,32 +164,72 @@ export class KeyRegistry implements KmsKeyRegistry {
     return true
   }
 
-  /** As change, of a key that `work` inserts. */
+  /** As change, of work that answers the key's grants as they stand after it. */
+  changeGrants(
+    id: string,
+    operation: KeyOperation,
+    work: Change<readonly Grant[]>,
+  ): Promise<KmsKey> {
+    return this.#commit(id, async (transaction, changeNumber) => {
+      const grants = await this.#grantsOf(transaction, id)
+      const now = this.#recordOf(await readExisting(transaction, id), grants, this.#epoch)
+      assertOperable(operation, now)
+      return work(transaction, changeNumber, now)
+    })
+  }
+
+  /** As change, of a key that `work` inserts. `accept` sees it as it would be, and prevents it by throwing. */
   create(
     id: string,
     work: (transaction: CatalogTransaction, changeNumber: number) => Promise<void>,
+    accept: (created: KmsKey) => void = () => undefined,
   ): Promise<KmsKey> {
-    return this.#commit(id, work)
+    return this.#commit(id, async (transaction, changeNumber) => {
+      await work(transaction, changeNumber)
+      accept(this.#recordOf(await readExisting(transaction, id), NO_GRANTS, this.#epoch))
+      return NO_GRANTS
+    })
   }
 
   async #commit(
     id: string,
-    work: (transaction: CatalogTransaction, changeNumber: number) => Promise<void>,
+    work: (transaction: CatalogTransaction, changeNumber: number) => Promise<readonly Grant[]>,
   ): Promise<KmsKey> {
-    const stored = await this.#catalog.change(async (transaction, changeNumber) => {
-      await work(transaction, changeNumber)
-      return readExisting(transaction, id)
+    const { stored, grants } = await this.#catalog.change(async (transaction, changeNumber) => {
+      const grants = await work(transaction, changeNumber)
+      return { stored: await readExisting(transaction, id), grants }
     })
     this.#changes++
     const before = this.#records.get(id)
     const moved = before === undefined || !isSameMaterial(before, stored)
-    const record = this.#recordOf(stored, moved ? ++this.#epoch : before.epoch)
+    const record = this.#recordOf(stored, grants, moved ? ++this.#epoch : before.epoch)
     this.#records.set(id, record)
     this.#removed.delete(id)
     this.#peeked.clear()
     // Tags, aliases, grants and policies leave data keys where they are: they are asked for at every use.
     if (moved) for (const listener of this.#listeners) listener(id)
+    this.#renewRelatives(record)
     return record
+  }
+
+  /** New material of a multi-Region key is its relatives' too, from the same tick on. */
+  #renewRelatives({ id, keyId, multiRegion, materials, ...changed }: KmsKey): void {
+    if (multiRegion === undefined) return
+    const rows = new Set(this.#catalog.regions.flatMap((region) => this.#rowIds(keyId, region)))
+    for (const row of rows) {
+      const known = this.#records.get(row)
+      if (row === id || known === undefined) continue
+      // Versions only grow.
+      const currentVersion = Math.max(known.currentVersion, changed.currentVersion)
+      if (known.currentVersion === currentVersion && holdsSame(known, materials.values())) continue
+      const epoch = ++this.#epoch
+      const { materialValidToMs } = changed
+      this.#records.set(
+        row,
+        Object.freeze({ ...known, currentVersion, materials, materialValidToMs, epoch }),
+      )
+      for (const listener of this.#listeners) listener(row)
+    }
   }
 
   /** An alias stands for this key now, or for none: called in the tick of the change. */
@@ -209,7 +270,7 @@ export class KeyRegistry implements KmsKeyRegistry {
     return keyId.startsWith('mrk-') ? [keyId, replicaRowId(keyId, region)] : [keyId]
   }
 
-  async #loadFirst(ids: readonly string[], region: string): Promise<KmsKey> {
+  async #findFirst(ids: readonly string[], region: string): Promise<KmsKey | undefined> {
     for (const id of ids) {
       try {
         const record = await this.load(id)
@@ -218,7 +279,7 @@ export class KeyRegistry implements KmsKeyRegistry {
         if (!(error instanceof KeyfoldError && error.code === 'KMS_KEY_NOT_FOUND')) throw error
       }
     }
-    throw new KeyfoldError('KMS_KEY_NOT_FOUND')
+    return undefined
   }
 
   /** By the name of its row. Throws KMS_KEY_NOT_FOUND. */
@@ -228,14 +289,23 @@ export class KeyRegistry implements KmsKeyRegistry {
       if (known !== undefined) return known
       const changes = this.#changes
       const stored = await readExisting(this.#catalog.db, id)
+      const grants = await this.#grantsOf(this.#catalog.db, id)
       if (this.#changes !== changes) continue
-      const record = this.#recordOf(stored, this.#epoch)
+      const record = this.#recordOf(stored, grants, this.#epoch)
       this.#records.set(id, record)
       return record
     }
   }
 
-  #recordOf(stored: catalogKeys.StoredKey, epoch: number): KmsKey {
+  /**
+   * Those of memory where it has the key, for they came through here; a change of one grant would otherwise read 50,000.
+   * Within a transaction nothing else is committed meanwhile.
+   */
+  async #grantsOf(db: Queries, id: string): Promise<readonly Grant[]> {
+    return this.#records.get(id)?.grants ?? (await readGrants(db, id)).map(grantOf)
+  }
+
+  #recordOf(stored: catalogKeys.StoredKey, grants: readonly Grant[], epoch: number): KmsKey {
     const [keyId = stored.id] = stored.id.split('@')
     const idBytes = keyIdBytes(keyId)
     const region = stored.region ?? this.#catalog.region
@@ -253,7 +323,7 @@ export class KeyRegistry implements KmsKeyRegistry {
       manager: stored.manager,
       multiRegion: stored.multiRegion ?? undefined,
       policy: stored.policy,
-      grants: stored.grants.map(grantOf),
+      grants,
       aliases: stored.aliases.map((row) => row.split('@')[0] as string),
       description: stored.description,
       createdAtMs: stored.createdAtMs,
@@ -283,10 +353,7 @@ export class KeyRegistry implements KmsKeyRegistry {
 }
 
 /** Of a key that is there; one that was deleted is there no more, though its tombstone is. */
-export async function readExisting(
-  db: Parameters<typeof catalogKeys.readKey>[0],
-  id: string,
-): Promise<catalogKeys.StoredKey> {
+export async function readExisting(db: Queries, id: string): Promise<catalogKeys.StoredKey> {
   const stored = await catalogKeys.readKey(db, id)
   if (stored === undefined || stored.state === 'Deleted') {
     throw new KeyfoldError('KMS_KEY_NOT_FOUND')
@@ -303,12 +370,21 @@ function isSameMaterial(before: KmsKey, stored: catalogKeys.StoredKey): boolean 
   return (
     before.state === stored.state &&
     before.currentVersion === stored.currentVersion &&
-    before.materials.size === stored.materials.length &&
-    stored.materials.every((material) => {
-      const known = before.materials.get(material.version)
-      return known !== undefined && Buffer.compare(known.stored, material.stored) === 0
-    })
+    holdsSame(before, stored.materials)
   )
+}
+
+type Materials = Iterable<Pick<KeyMaterial, 'version' | 'stored'>>
+
+/** The same versions, to the byte: material may be destroyed and imported anew under one number. */
+function holdsSame({ materials }: KmsKey, others: Materials): boolean {
+  let count = 0
+  for (const { version, stored } of others) {
+    const known = materials.get(version)
+    if (known === undefined || Buffer.compare(known.stored, stored) !== 0) return false
+    count++
+  }
+  return count === materials.size
 }
 
 function earliest(materials: catalogKeys.StoredKey['materials']): number | undefined {
@@ -316,7 +392,7 @@ function earliest(materials: catalogKeys.StoredKey['materials']): number | undef
   return moments.length === 0 ? undefined : Math.min(...moments)
 }
 
-function grantOf(stored: catalogKeys.StoredGrant): Grant {
+export function grantOf(stored: StoredGrant): Grant {
   const { id, granteePrincipal, operations, constraints, createdAtMs } = stored
   const pairsOf = (pairs: Readonly<Record<string, string>> | undefined) =>
     pairs === undefined ? undefined : new Map(Object.entries(pairs))

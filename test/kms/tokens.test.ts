@@ -416,6 +416,7 @@ describe('a pattern', () => {
   test('of keys never matches by prefix, case or part', () => {
     const kmsKey = {
       id: keyA,
+      keyId: keyA,
       arn: `arn:aws:kms:us-east-1:000000000000:key/${keyA}`,
     } as KmsKey
     const allowed = (keys: readonly string[], actions: readonly string[] = ['kms:*']): boolean => {

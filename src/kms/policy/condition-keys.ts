@@ -12,7 +12,7 @@ export interface Question {
   readonly action: Action
   /** undefined: an operation that concerns no single key, or the alias part of one. */
   readonly kmsKey: KmsKey | undefined
-  /** Region and account of this catalog. */
+  /** The region in which it is asked, and the account of this catalog. */
   readonly location: Location
 }
 
@@ -115,13 +115,12 @@ const KNOWN: ReadonlyMap<string, ConditionKey> = new Map(
       kmsKey === undefined ? location.account : accountOf(kmsKey.arn),
     ]),
     fixed('kms:CallerAccount', ({ caller }) => [caller.account]),
-    // No service of AWS calls on anybody's behalf here.
-    fixed('kms:ViaService', () => NONE),
     fixed('kms:GrantIsForAWSResource', ({ action }) =>
       GRANT_ACTIONS.has(action) ? ['false'] : NONE,
     ),
     several(fixed('kms:ResourceAliases', ({ kmsKey }) => kmsKey?.aliases ?? NONE)),
 
+    ofRequest('kms:ViaService', (_, { viaService }) => optional(viaService)),
     ofRequest('aws:SourceIp', (_, { sourceAddress }) => optional(sourceAddress)),
     ofRequest('aws:SecureTransport', (_, { secureTransport }) => [
       String(secureTransport === true),

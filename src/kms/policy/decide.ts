@@ -280,7 +280,7 @@ export function isWithinLists(
 }
 
 function reaches(pattern: string, kmsKey: KmsKey): boolean {
-  return pattern === kmsKey.id || compilePattern(pattern)(kmsKey.arn)
+  return pattern === kmsKey.keyId || compilePattern(pattern)(kmsKey.arn)
 }
 
 /**
