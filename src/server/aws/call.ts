@@ -38,7 +38,7 @@ export class Call {
     this.principal = principal
     this.region = region
     this.requestId = requestId
-    this.origin = origin
+    this.origin = { ...origin, region }
   }
 
   /** The key of this name, if the caller may do this with it. Throws ACCESS_DENIED, KMS_KEY_NOT_FOUND. */
@@ -47,23 +47,32 @@ export class Call {
     action: Action,
     attributes: RequestAttributes = {},
   ): Promise<KmsKey> {
-    let kmsKey: KmsKey
-    try {
-      kmsKey = await this.engine.kms.registry.resolve(reference, this.region)
-    } catch (error) {
-      throw this.#absent(error, action, `Key '${reference}' does not exist`)
-    }
+    const kmsKey = await this.resolve(reference, action)
     this.authorize(action, kmsKey, { alias: aliasNameOf(reference), ...attributes })
     return kmsKey
   }
 
   /** The key of this name, if there is one. Whether there is tells the caller something: they are asked for it elsewhere. */
   async find(reference: string): Promise<KmsKey | undefined> {
+    if (!this.#isOfThisRegion(reference)) return undefined
     try {
       return await this.engine.kms.registry.resolve(reference, this.region)
     } catch (error) {
       if (error instanceof KeyfoldError && error.code === 'KMS_KEY_NOT_FOUND') return undefined
       throw error
+    }
+  }
+
+  /** As key, of whose permission is asked when more is known. */
+  async resolve(reference: string, action: Action): Promise<KmsKey> {
+    const notFound = (detail: string, cause?: unknown): KeyfoldError =>
+      this.absent(new KeyfoldError('KMS_KEY_NOT_FOUND', detail, cause), action)
+    if (!this.#isOfThisRegion(reference)) throw notFound(`Invalid arn ${this.region}`)
+    try {
+      return await this.engine.kms.registry.resolve(reference, this.region)
+    } catch (error) {
+      if (!(error instanceof KeyfoldError && error.code === 'KMS_KEY_NOT_FOUND')) throw error
+      throw notFound(`Key '${reference}' does not exist`, error)
     }
   }
 
@@ -116,21 +125,29 @@ export class Call {
     }
   }
 
-  #absent(error: unknown, action: Action, detail: string): unknown {
-    if (!(error instanceof KeyfoldError && error.code === 'KMS_KEY_NOT_FOUND')) return error
+  /** A region serves its own keys, also where this server keeps others. */
+  #isOfThisRegion(reference: string): boolean {
+    return !reference.startsWith('arn:') || reference.split(':', 4)[3] === this.region
+  }
+
+  /** That something is not there is told to those alone who may do this with every key. */
+  absent(notFound: KeyfoldError, action: Action): KeyfoldError {
     const told = this.engine.authorizer.absentKeyError(this.principal, action)
-    if (told.code === 'KMS_KEY_NOT_FOUND') return new KeyfoldError(told.code, detail, error)
-    return this.#denied(told, action)
+    return told.code === 'KMS_KEY_NOT_FOUND' ? notFound : this.denied(action, notFound)
+  }
+
+  #denied(error: unknown, action: Action): unknown {
+    const isDenial = error instanceof KeyfoldError && error.code === 'ACCESS_DENIED'
+    return isDenial ? this.denied(action, error) : error
   }
 
   /** One text, whether the key is absent, disabled or forbidden. */
-  #denied(error: unknown, action: Action): unknown {
-    if (!(error instanceof KeyfoldError && error.code === 'ACCESS_DENIED')) return error
+  denied(action: Action, cause?: unknown): KeyfoldError {
     return new KeyfoldError(
       'ACCESS_DENIED',
       `User: ${this.principal.arn} is not authorized to perform: ${action} on this resource because the ` +
         'resource does not exist in this Region, no policy or grant allows it, or a policy explicitly denies it',
-      error,
+      cause,
     )
   }
 }

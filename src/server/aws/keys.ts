@@ -3,12 +3,14 @@ import { traitsOf, type KeySpec, type KeyUsage } from '../../crypto/key-spec.ts'
 import { KeyfoldError } from '../../errors.ts'
 import { materialId } from '../../kms/reference.ts'
 import { LIST_PAGE_MAX } from '../../limits.ts'
-import type { KmsKey } from '../../kms/kms-key.ts'
-import { KEY_ID, keySpec, paging, policyDocument, readTags, supported, tags } from './members.ts'
+import type { KmsKey, RequestAttributes } from '../../kms/kms-key.ts'
+import type { Call } from './call.ts'
+import { KEY_ID, keySpec, paging, readTags, supported, tags } from './members.ts'
 import { free, keyed, seconds, type Operation, type Output } from './operation.ts'
+import { acceptPolicy, bypassParameter, checkPolicy, POLICY_MEMBERS } from './policies.ts'
 import { flag, oneOf, optional, required, text } from './shapes.ts'
 
-const description = text({ max: 8_192 })
+export const description = text({ max: 8_192 })
 const keyUsage = oneOf(
   'ENCAPSULATE_DECAPSULATE',
   'ENCRYPT_DECRYPT',
@@ -29,32 +31,40 @@ export const KEY_OPERATIONS: readonly Operation[] = [
       CustomKeyStoreId: optional(text({ min: 1, max: 64 })),
       XksKeyId: optional(text({ min: 1, max: 128 })),
       MultiRegion: optional(flag),
-      Policy: optional(policyDocument),
-      BypassPolicyLockoutSafetyCheck: optional(flag),
+      ...POLICY_MEMBERS,
       Tags: optional(tags),
     },
     async (call, input) => {
-      const { Origin: origin = 'AWS_KMS' } = input
-      call.authorizeService('kms:CreateKey')
-      const spec = supported(input.KeySpec ?? input.CustomerMasterKeySpec ?? 'SYMMETRIC_DEFAULT')
+      const { Origin: origin = 'AWS_KMS', MultiRegion: multiRegion = false } = input
+      const wanted = input.KeySpec ?? input.CustomerMasterKeySpec ?? 'SYMMETRIC_DEFAULT'
+      const given = readTags(input.Tags ?? [])
+      const parameters = {
+        ...newKeyParameters({ origin, spec: wanted, keyUsage: input.KeyUsage, multiRegion }),
+        ...bypassParameter(input),
+      }
+      authorizeNewKey(call, { parameters, tags: given })
+      const spec = supported(wanted)
       if (origin === 'AWS_CLOUDHSM' || origin === 'EXTERNAL_KEY_STORE') {
         throw new KeyfoldError('OPERATION_UNSUPPORTED', 'there are no custom key stores yet')
       }
+      if (input.Policy !== undefined) checkPolicy(input.Policy)
       const kmsKey = await call.engine.kms.createKey({
         description: input.Description,
-        tags: readTags(input.Tags ?? []),
+        tags: given,
         keySpec: spec,
         keyUsage: usageOf(spec, input.KeyUsage),
         origin,
-        multiRegion: input.MultiRegion,
+        multiRegion,
         region: call.region,
+        policy: input.Policy,
+        accept: acceptPolicy(call, input, { parameters, tags: given }),
       })
       call.keyArns.push(kmsKey.arn)
-      return { KeyMetadata: metadataOf(kmsKey, call.engine.config.account) }
+      return { KeyMetadata: await describeKey(call, kmsKey) }
     },
   ),
   keyed('DescribeKey', { ...KEY_ID }, async (call, _input, kmsKey) => ({
-    KeyMetadata: metadataOf(kmsKey, call.engine.config.account),
+    KeyMetadata: await describeKey(call, kmsKey),
   })),
   free('ListKeys', { ...paging(LIST_PAGE_MAX) }, async (call, input) => {
     call.authorizeService('kms:ListKeys')
@@ -103,6 +113,57 @@ function usageOf(spec: KeySpec, usage: ReturnType<typeof keyUsage> | undefined):
     'REQUEST_MALFORMED',
     `KeyUsage ${wanted} is not compatible with KeySpec ${spec}`,
   )
+}
+
+/** What conditions on kms:CreateKey read of the key that would be. */
+function newKeyParameters(key: {
+  readonly origin: string
+  readonly spec: string
+  readonly keyUsage: string | undefined
+  readonly multiRegion: boolean
+}): RequestAttributes['parameters'] & object {
+  const isSymmetric = key.spec === 'SYMMETRIC_DEFAULT'
+  const keyUsage = key.keyUsage ?? (isSymmetric ? 'ENCRYPT_DECRYPT' : undefined)
+  return {
+    'kms:KeyOrigin': key.origin,
+    'kms:KeySpec': key.spec,
+    ...(keyUsage === undefined ? {} : { 'kms:KeyUsage': keyUsage }),
+    'kms:MultiRegion': key.multiRegion,
+    ...(key.multiRegion ? { 'kms:MultiRegionKeyType': 'PRIMARY' } : {}),
+  }
+}
+
+/** Whoever may create keys may not thereby tag them (AWS KMS, CreateKey, "Tags"). */
+export function authorizeNewKey(
+  call: Call,
+  key: Pick<Required<RequestAttributes>, 'parameters'> & {
+    readonly tags: ReadonlyMap<string, string>
+    /** Where it would be; where the request was sent, if not given. */
+    readonly region?: string
+  },
+): void {
+  const { parameters, tags, region = call.region } = key
+  call.authorizeService('kms:CreateKey', { parameters, tags, region })
+  if (tags.size > 0) call.authorizeService('kms:TagResource', { tags, region })
+}
+
+/** KeyMetadata of a key, with the family of a multi-Region key. */
+export async function describeKey(call: Call, kmsKey: KmsKey): Promise<Output> {
+  const metadata = metadataOf(kmsKey, call.engine.config.account)
+  if (kmsKey.multiRegion === undefined) return metadata
+  const family = await call.engine.kms.replicas.family(kmsKey)
+  const ofType = (wanted: 'PRIMARY' | 'REPLICA') =>
+    family
+      .filter(({ type }) => type === wanted)
+      .map(({ arn, region }) => ({ Arn: arn, Region: region }))
+  return {
+    ...metadata,
+    MultiRegionConfiguration: {
+      MultiRegionKeyType: family.find(({ arn }) => arn === kmsKey.arn)?.type,
+      PrimaryKey: ofType('PRIMARY')[0],
+      ReplicaKeys: ofType('REPLICA'),
+    },
+  }
 }
 
 /** KeyMetadata of the API reference. `CustomerMasterKeySpec` is the old name that old clients read. */

@@ -2,6 +2,7 @@
 import { isAsymmetric } from '../../crypto/key-pair.ts'
 import { KEY_SPECS, type KeySpec } from '../../crypto/key-spec.ts'
 import { KeyfoldError } from '../../errors.ts'
+import { decodeGrantToken } from '../../format/grant-token.ts'
 import {
   binary,
   flag,
@@ -23,9 +24,16 @@ const keyId = text({ min: 1, max: 2_048 })
 export const KEY_ID = { KeyId: required(keyId) } as const
 export const OPTIONAL_KEY_ID = { KeyId: optional(keyId) } as const
 
-export const GRANT_TOKENS = {
-  GrantTokens: optional(list(text({ min: 1, max: 8_192 }), { max: 10 })),
-} as const
+const grantTokenText = text({ min: 1, max: 8_192 })
+
+/** Grants hold at once, whether a token comes along or not: what none could be is refused, as AWS KMS does. */
+const grantToken: Shape<string> = (value, at) => {
+  const token = grantTokenText(value, at)
+  decodeGrantToken(token)
+  return token
+}
+
+export const GRANT_TOKENS = { GrantTokens: optional(list(grantToken, { max: 10 })) } as const
 
 export const DRY_RUN = { DryRun: optional(flag) } as const
 

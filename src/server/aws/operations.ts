@@ -2,9 +2,12 @@
 import { ALIAS_OPERATIONS } from './aliases.ts'
 import { ASYMMETRIC_OPERATIONS } from './asymmetric.ts'
 import { DELETION_OPERATIONS } from './deletion.ts'
+import { GRANT_OPERATIONS } from './grants.ts'
 import { IMPORT_OPERATIONS } from './imports.ts'
 import { KEY_OPERATIONS } from './keys.ts'
 import type { Operation } from './operation.ts'
+import { POLICY_OPERATIONS } from './policies.ts'
+import { REPLICA_OPERATIONS } from './replicas.ts'
 import { ROTATION_OPERATIONS } from './rotation.ts'
 import { SYMMETRIC_OPERATIONS } from './symmetric.ts'
 import { TAG_OPERATIONS } from './tags.ts'
@@ -13,8 +16,11 @@ import { UNSUPPORTED_OPERATIONS } from './unsupported.ts'
 export const OPERATIONS: ReadonlyMap<string, Operation> = new Map(
   [
     ...KEY_OPERATIONS,
+    ...POLICY_OPERATIONS,
     ...ALIAS_OPERATIONS,
     ...TAG_OPERATIONS,
+    ...GRANT_OPERATIONS,
+    ...REPLICA_OPERATIONS,
     ...ROTATION_OPERATIONS,
     ...DELETION_OPERATIONS,
     ...SYMMETRIC_OPERATIONS,

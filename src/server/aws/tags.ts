@@ -8,10 +8,15 @@ import { list, required, text } from './shapes.ts'
 const PAGE_MAX = 50
 
 export const TAG_OPERATIONS: readonly Operation[] = [
-  keyed('TagResource', { ...KEY_ID, Tags: required(tags) }, async (call, input, { arn }) => {
-    await call.engine.kms.tags.add(arn, readTags(input.Tags))
-    return {}
-  }),
+  keyed(
+    'TagResource',
+    { ...KEY_ID, Tags: required(tags) },
+    async (call, input, { arn }) => {
+      await call.engine.kms.tags.add(arn, readTags(input.Tags))
+      return {}
+    },
+    { attributes: (input) => ({ tags: readTags(input.Tags) }) },
+  ),
   keyed(
     'UntagResource',
     { ...KEY_ID, TagKeys: required(list(text({ min: 1, max: 128 }), { max: 1_000 })) },
@@ -19,6 +24,7 @@ export const TAG_OPERATIONS: readonly Operation[] = [
       await call.engine.kms.tags.remove(arn, input.TagKeys)
       return {}
     },
+    { attributes: ({ TagKeys }) => ({ tags: new Map(TagKeys.map((key) => [key, undefined])) }) },
   ),
   keyed('ListResourceTags', { ...KEY_ID, ...paging(PAGE_MAX) }, async (_call, input, kmsKey) => {
     const limit = input.Limit ?? PAGE_MAX
