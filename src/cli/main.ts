@@ -7,6 +7,7 @@ import { addAccessKeys } from './access-keys.ts'
 import { addAliases } from './aliases.ts'
 import { addAudit } from './audit.ts'
 import { addDemo } from './demo.ts'
+import { addGrants } from './grants.ts'
 import { addInit } from './init.ts'
 import { addKeys } from './keys.ts'
 import { addLines } from './lines.ts'
@@ -42,6 +43,7 @@ addServe(program)
 addInit(program)
 addKeys(program)
 addAliases(program)
+addGrants(program)
 addTokens(program)
 addAccessKeys(program)
 addPolicy(program)

@@ -282,7 +282,7 @@ export function optionalNumber(
   throw malformed(name, 'an unsigned integer is needed')
 }
 
-function textList(fields: ReadonlyMap<string, Value>, name: string): readonly string[] {
+export function textList(fields: ReadonlyMap<string, Value>, name: string): readonly string[] {
   const value = fields.get(name)
   if (!Array.isArray(value)) throw malformed(name, 'an array of strings is needed')
   return value.map((element: Value) => {

@@ -3,6 +3,7 @@
  * for all of them.
  */
 import type { OperationName } from '../format/requests.ts'
+import * as grants from './grants.ts'
 import * as lifecycle from './lifecycle.ts'
 import * as management from './management.ts'
 import type { ManagementHandler } from './management.ts'
@@ -85,6 +86,18 @@ export const ROUTES: readonly Route[] = [
   manage('post', '/v1/aliases', 'CreateAlias', management.createAlias, ['alias', 'key']),
   manage('put', '/v1/aliases/:name', 'UpdateAlias', management.updateAlias, ['key']),
   manage('del', '/v1/aliases/:name', 'DeleteAlias', management.deleteAlias),
+  manage('get', '/v1/grants', 'ListGrants', grants.listGrants),
+  manage('post', '/v1/grants', 'CreateGrant', grants.createGrant, [
+    'key',
+    'granteePrincipal',
+    'retiringPrincipal',
+    'operations',
+    'encryptionContextEquals',
+    'encryptionContextSubset',
+    'name',
+  ]),
+  manage('post', '/v1/grants/:name/retire', 'RetireGrant', grants.retireGrant),
+  manage('del', '/v1/grants/:name', 'RevokeGrant', grants.revokeGrant),
   manage('get', '/v1/tokens', 'ListTokens', management.listTokens),
   manage('post', '/v1/tokens', 'CreateToken', management.createToken, [
     'name',
