@@ -17,7 +17,7 @@ import { promisify } from 'node:util'
 import { KeyfoldError } from '../errors.ts'
 import { CALLER_PLAINTEXT_BYTES_MAX } from '../limits.ts'
 import { signEcdsaDigest, verifyEcdsaDigest } from './ecdsa-digest.ts'
-import { openPublicKey } from './key-pair.ts'
+import { isRsa, MODULUS_BITS, openPublicKey } from './key-pair.ts'
 import {
   assertAlgorithm,
   type AsymmetricKeySpec,
@@ -86,6 +86,8 @@ export async function verify(
   const { messageType, message } = signable
   const key = openPublicKey(spec, publicKey)
   if (key === undefined) throw new KeyfoldError('INTERNAL', `not a public key of ${spec}`)
+  // RFC 8017 §8.1.2: OpenSSL takes PSS without its leading zeros too, a second spelling of one signature in 256.
+  if (isRsa(spec) && signature.length !== MODULUS_BITS[spec] / 8) return false
   if (messageType === 'RAW') {
     return verifyMessage(digestNameOf(scheme), message, keyInput(scheme, key), signature)
   }

@@ -329,3 +329,19 @@ describe('ECDSA over a digest', () => {
     expect(await verify('ECC_NIST_P256', publicKey, test, signature)).toBe(false)
   })
 })
+
+test.each(['RSASSA_PSS_SHA_256', 'RSASSA_PKCS1_V1_5_SHA_256'] as const)(
+  'a signature of %s that begins with a zero does not verify without it',
+  async (algorithm) => {
+    const { privateKey, publicKey } = await pairOf('RSA_2048')
+    // One in 256 does.
+    for (;;) {
+      const signable = raw(algorithm, randomBytes(16))
+      const signature = await sign('RSA_2048', privateKey, signable)
+      if (signature[0] !== 0) continue
+      expect(await verify('RSA_2048', publicKey, signable, signature)).toBe(true)
+      expect(await verify('RSA_2048', publicKey, signable, signature.subarray(1))).toBe(false)
+      return
+    }
+  },
+)
