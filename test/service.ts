@@ -1,5 +1,5 @@
 /** A keyfold in this process on a data directory of its own, spoken to over its front door. */
-import { chmodSync, copyFileSync, mkdtempSync, readdirSync, rmSync } from 'node:fs'
+import { chmodSync, cpSync, mkdtempSync, readdirSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { Packr, unpack } from 'msgpackr'
@@ -53,10 +53,10 @@ export async function startService(
   } = {},
 ): Promise<Service> {
   const dataDirectory = mkdtempSync(join(tmpdir(), 'keyfold-test-'))
-  for (const name of options.filesFrom === undefined ? [] : readdirSync(options.filesFrom)) {
-    copyFileSync(join(options.filesFrom as string, name), join(dataDirectory, name))
+  if (options.filesFrom !== undefined) cpSync(options.filesFrom, dataDirectory, { recursive: true })
+  for (const entry of readdirSync(dataDirectory, { recursive: true, withFileTypes: true })) {
     // git keeps no modes, and a root key that others can read is refused.
-    chmodSync(join(dataDirectory, name), 0o600)
+    if (entry.isFile()) chmodSync(join(entry.parentPath, entry.name), 0o600)
   }
   const config = loadConfig({
     flags: { data: dataDirectory, listen: '127.0.0.1:0', ...options.settings },

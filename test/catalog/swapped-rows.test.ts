@@ -2,7 +2,7 @@
  * Somebody who can write to the catalog but has no root key exchanges rows in it. Nothing that was sealed opens under
  * the wrong key, nothing new is sealed under it, and the operator is told that it is the catalog that is wrong.
  */
-import { copyFileSync, mkdtempSync, readdirSync, rmSync } from 'node:fs'
+import { cpSync, mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
@@ -41,7 +41,7 @@ beforeAll(async () => {
 afterAll(() => rmSync(original, { recursive: true, force: true }))
 
 function copy(from: string, to: string): void {
-  for (const name of readdirSync(from)) copyFileSync(join(from, name), join(to, name))
+  cpSync(from, to, { recursive: true })
 }
 
 /** A service on a copy of the catalog in which these statements ran. */

@@ -831,9 +831,10 @@ testOpenssl('neither files, log nor refusals hold imported material', async (ope
     await refusalOf(() => importNow(tooLong, symmetric)),
   ]
   await kms.send(new DeleteImportedKeyMaterialCommand({ KeyId: symmetricKey }))
-  const files = readdirSync(service.dataDirectory).map((name) =>
-    readFileSync(join(service.dataDirectory, name)),
-  )
+  const entries = readdirSync(service.dataDirectory, { recursive: true, withFileTypes: true })
+  const files = entries
+    .filter((entry) => entry.isFile())
+    .map((entry) => readFileSync(join(entry.parentPath, entry.name)))
   const places = [
     ...files,
     Buffer.from(service.logged.join('\n')),
