@@ -61,6 +61,8 @@ export interface Config {
     readonly bytesMax: number
   }
   readonly dataKeyCacheEntries: number
+  /** Key material is rotated once it was used for so many messages; undefined: by time and on demand only. */
+  readonly rotateAfterMessages: number | undefined
   readonly missBudget: { readonly burst: number; readonly perSecond: number }
   readonly audit: {
     /** bounded: records are durable a moment after the answer; strict: before it; off: there are none. */
@@ -191,6 +193,11 @@ export const SETTINGS = [
     whole(1, KEY_TABLE_SLOTS / 4),
   ),
   setting(
+    'rotateAfterMessages',
+    'rotate the key material of a KMS key once it was used for so many messages (never)',
+    whole(1, Number.MAX_SAFE_INTEGER),
+  ),
+  setting(
     'missBudgetBurst',
     `data keys that one principal may miss at once (${MISS_BUDGET_BURST_DEFAULT})`,
     whole(1, 2 ** 31),
@@ -312,6 +319,7 @@ function configOf(values: Values): Config {
       bytesMax: values.messageKeyBytesMax ?? MESSAGE_KEY_BYTES_DEFAULT,
     },
     dataKeyCacheEntries: values.dataKeyCacheEntries ?? DATA_KEY_CACHE_ENTRIES_DEFAULT,
+    rotateAfterMessages: values.rotateAfterMessages,
     missBudget: {
       burst: values.missBudgetBurst ?? MISS_BUDGET_BURST_DEFAULT,
       perSecond: values.missBudgetPerSecond ?? MISS_BUDGET_PER_SECOND_DEFAULT,

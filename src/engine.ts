@@ -78,7 +78,10 @@ export async function openEngine(
   crypto.releaseKey(root)
   const catalog = await openCatalog(config)
   const { wallClockMs = Date.now, log } = options
-  const kms = new Kms(catalog, [keyStore], secretSealer, wallClockMs)
+  const kms = new Kms(catalog, [keyStore], secretSealer, {
+    nowMs: wallClockMs,
+    rotateAfterMessages: config.rotateAfterMessages,
+  })
   const tokens = await Tokens.load(catalog)
   const accessKeys = await AccessKeys.load(catalog, secretSealer)
   const identityPolicies = await IdentityPolicies.load(catalog)

@@ -1,5 +1,5 @@
 /** A keyfold in this process on a data directory of its own, spoken to over its front door. */
-import { chmodSync, cpSync, mkdtempSync, readdirSync, rmSync } from 'node:fs'
+import { chmodSync, cpSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { Packr, unpack } from 'msgpackr'
@@ -112,4 +112,11 @@ export async function startService(
       await forget()
     },
   }
+}
+
+/** The bytes of every file below a data directory. */
+export function filesOf(dataDirectory: string): readonly Buffer[] {
+  return readdirSync(dataDirectory, { recursive: true, withFileTypes: true })
+    .filter((entry) => entry.isFile())
+    .map((entry) => readFileSync(join(entry.parentPath, entry.name)))
 }

@@ -48,6 +48,38 @@ export async function readDueRotations(
   return rows.map(({ id }) => id)
 }
 
+/** Symmetric keys, made here and enabled, whose current material was used for so many messages. */
+export async function readOverused(
+  db: Queries,
+  page: Omit<DuePage, 'nowMs'> & {
+    readonly messagesMax: number
+    /** Of this key alone. */
+    readonly id?: string
+  },
+): Promise<readonly string[]> {
+  const { afterId, limit, messagesMax, id } = page
+  let query = db
+    .selectFrom('kmsKeys')
+    .innerJoin('keyUses', (join) =>
+      join
+        .onRef('keyUses.kmsKeyId', '=', 'kmsKeys.id')
+        .onRef('keyUses.version', '=', 'kmsKeys.currentVersion'),
+    )
+    .select('kmsKeys.id')
+    .where('keyUses.messages', '>=', messagesMax)
+    .where('state', '=', 'Enabled')
+    .where('keySpec', '=', 'SYMMETRIC_DEFAULT')
+    .where('origin', '=', 'AWS_KMS')
+    .where((where) =>
+      where.or([where('multiRegion', 'is', null), where('multiRegion', '=', 'PRIMARY')]),
+    )
+    .where('kmsKeys.id', '>', afterId)
+    .orderBy('kmsKeys.id')
+    .limit(limit)
+  if (id !== undefined) query = query.where('kmsKeys.id', '=', id)
+  return (await query.execute()).map((row) => row.id)
+}
+
 /** Ids of the keys whose material it is. */
 export async function readDueExpiries(
   db: Queries,

@@ -101,10 +101,10 @@ export interface Principal {
   readonly arn: string
   /**
    * Nothing beyond the lists below is allowed, whatever policies and grants say. Those of a token also allow by
-   * themselves, as an identity policy of the principal would; those of an access key only bound.
+   * themselves, as an identity policy of the principal would; those of the others only bound.
    */
-  readonly credential: 'token' | 'access-key'
-  /** Token id or access key id, for the log and for revocation; never the token or the secret. */
+  readonly credential: 'token' | 'access-key' | 'certificate'
+  /** Token id, access key id or fingerprint, for the log and for revocation; never the token or the secret. */
   readonly tokenId: string
   /** Patterns with `*` and `?`, against actions. */
   readonly actions: readonly string[]

@@ -32,6 +32,7 @@ import { KeyRegistry } from './registry.ts'
 import { rotationScheduleOf, Rotations } from './rotations.ts'
 import type { DueWork } from './scheduler.ts'
 import { checkTags, Tags } from './tags.ts'
+import { UseRotations } from './use-rotations.ts'
 
 export interface NewKey {
   readonly description?: string | undefined
@@ -95,7 +96,14 @@ export class Kms {
     catalog: Catalog,
     keyStores: readonly [KeyStore, ...KeyStore[]],
     sealer: SecretSealer,
-    nowMs: () => number = Date.now,
+    {
+      nowMs = Date.now,
+      rotateAfterMessages,
+    }: {
+      readonly nowMs?: () => number
+      /** Material that was used for so many messages is rotated. */
+      readonly rotateAfterMessages?: number | undefined
+    } = {},
   ) {
     const byName = new Map(keyStores.map((store) => [store.name, store]))
     this.registry = new KeyRegistry(catalog)
@@ -120,6 +128,15 @@ export class Kms {
       'expiry of imported key material': new Expiries(this.#parts),
       'deletion of a key': this.deletions,
       'rotation of a key': this.rotations,
+      ...(rotateAfterMessages === undefined
+        ? {}
+        : {
+            'rotation of a key by its use': new UseRotations(
+              this.#parts,
+              this.rotations,
+              rotateAfterMessages,
+            ),
+          }),
     }
     this.grants = new Grants(this.#parts)
     this.replicas = new Replicas(this.#parts)

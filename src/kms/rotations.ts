@@ -117,6 +117,16 @@ export class Rotations {
     return true
   }
 
+  /** A rotation that its use asks for, whatever its period says; the period counts from here. */
+  async rotateNow(id: string): Promise<KmsKey> {
+    const kmsKey = await this.#parts.registry.load(id)
+    return this.#rotate(kmsKey, 'AUTOMATIC', async (_transaction, { rotationPeriodDays }) =>
+      rotationPeriodDays === undefined
+        ? {}
+        : { nextRotationAtMs: this.#parts.nowMs() + rotationPeriodDays * DAY_MS },
+    )
+  }
+
   #isDue<K extends KmsKey>(kmsKey: K): kmsKey is K & { readonly rotationPeriodDays: number } {
     const { state, multiRegion, rotationPeriodDays, nextRotationAtMs } = kmsKey
     return (

@@ -25,7 +25,7 @@ import {
 import type { Log } from './log.ts'
 import { Metrics, type RouteFigures } from './metrics.ts'
 import { Operations, type MaybePromise } from './operations.ts'
-import { Principals } from './principals.ts'
+import { Principals, type Credentials } from './principals.ts'
 import {
   OPERATION_NAMES,
   parametersOf,
@@ -100,7 +100,7 @@ export async function startServer(
 interface Text {
   readonly path: string
   readonly type: string
-  text(head: RequestHead, origin: RequestOrigin): MaybePromise<string>
+  text(credentials: Credentials, origin: RequestOrigin): MaybePromise<string>
 }
 
 /** How a route is served: its bounds, and what is done with a body that is there. */
@@ -133,7 +133,7 @@ export class Server {
   constructor(engine: Engine, log: Log) {
     this.#engine = engine
     this.#log = log
-    this.#principals = new Principals(engine.tokens)
+    this.#principals = new Principals(engine.tokens, engine.config.account)
     this.#operations = new Operations(engine)
     this.#metrics = new Metrics(engine)
     this.#sources = engine.audit.on ? new SourceAddresses() : undefined
@@ -146,16 +146,18 @@ export class Server {
       figures: this.#metrics.route('/v1/ws'),
       admit: (response, authorization) => {
         if (this.#draining) throw new KeyfoldError('SHUTTING_DOWN')
-        this.#authenticate(response, authorization)
+        const credentials = { authorization, certificate: this.#certificateOf(response) }
+        this.#principals.authenticate(credentials)
+        return credentials
       },
       refuse: (response, error) => void this.#sendError(this.#open(response, 'get'), error, true),
       secureTransport: this.#secureTransport,
       record: (op, { sourceAddress }) =>
         this.#record(op === undefined ? 'Unknown' : OPERATION_NAMES[op], sourceAddress),
       recorded: (record, run) => recorded(this.#engine, record, run),
-      run: (op, authorization, body, origin, record) => {
+      run: (op, credentials, body, origin, record) => {
         if (this.#draining) throw new KeyfoldError('SHUTTING_DOWN')
-        const principal = this.#principals.authenticate(authorization)
+        const principal = this.#principals.authenticate(credentials)
         record?.by(principal)
         return this.#run(op, principal, body, { origin, record })
       },
@@ -194,7 +196,7 @@ export class Server {
       {
         path: '/metrics',
         type: METRICS_TYPE,
-        text: (head, origin) => this.#metricsFor(head, origin),
+        text: (credentials, origin) => this.#metricsFor(credentials, origin),
       },
     ]
     for (const text of texts) {
@@ -336,7 +338,7 @@ export class Server {
     }
     const address = this.#sources?.of(response)
     const head = this.#aws.read(target, { origin: exchange, address }, () => {
-      this.#requireCertificate(response)
+      this.#certificateOf(response)
       if (this.#draining) throw new KeyfoldError('SHUTTING_DOWN')
     })
     const send = ({ status, requestId, body }: AwsAnswer): void => {
@@ -445,19 +447,20 @@ export class Server {
   }
 
   #authenticate(response: HttpResponse, authorization: string): Principal {
-    this.#requireCertificate(response)
-    return this.#principals.authenticate(authorization)
+    const certificate = this.#certificateOf(response)
+    return this.#principals.authenticate({ authorization, certificate })
   }
 
-  #requireCertificate(response: HttpResponse): void {
+  /** The client's certificate, '' where none is asked for. Throws UNAUTHENTICATED where one is and none is shown. */
+  #certificateOf(response: HttpResponse): string {
+    if (this.#engine.config.tls?.clientCaFile === undefined) return ''
     // A client that shows no certificate at all is let through by the front end, whatever CA it was given.
-    if (this.#engine.config.tls?.clientCaFile !== undefined) {
-      const { getX509Certificate } = response as HttpResponse & { getX509Certificate?(): string }
-      const certificate = getX509Certificate?.call(response) ?? ''
-      if (certificate === '') {
-        throw new KeyfoldError('UNAUTHENTICATED', 'a client certificate is required')
-      }
+    const { getX509Certificate } = response as HttpResponse & { getX509Certificate?(): string }
+    const certificate = getX509Certificate?.call(response) ?? ''
+    if (certificate === '') {
+      throw new KeyfoldError('UNAUTHENTICATED', 'a client certificate is required')
     }
+    return certificate
   }
 
   /** Sends the error and returns its status. */
@@ -497,7 +500,7 @@ export class Server {
     const { method, jsonAnswer } = readHead(request)
     let error = new KeyfoldError(code)
     try {
-      this.#requireCertificate(response)
+      this.#certificateOf(response)
     } catch (refusal) {
       error = refusal as KeyfoldError
     }
@@ -513,8 +516,9 @@ export class Server {
     const head = readHead(request)
     const exchange = this.#open(response, head.method)
     try {
-      this.#requireCertificate(response)
-      exchange.send(STATUS_OK, type, encodeText(await text(head, exchange)))
+      const certificate = this.#certificateOf(response)
+      const asked = { authorization: head.authorization, certificate }
+      exchange.send(STATUS_OK, type, encodeText(await text(asked, exchange)))
     } catch (error) {
       this.#sendError(exchange, error, true)
     }
@@ -527,8 +531,8 @@ export class Server {
   }
 
   /** Counts tell what is done with which load, so they are for callers with keyfold:ReadMetrics. */
-  #metricsFor({ authorization }: RequestHead, origin: RequestOrigin): Promise<string> {
-    const principal = this.#principals.authenticate(authorization)
+  #metricsFor(credentials: Credentials, origin: RequestOrigin): Promise<string> {
+    const principal = this.#principals.authenticate(credentials)
     this.#engine.authorizer.authorizeService(principal, 'keyfold:ReadMetrics', origin)
     return this.#metrics.text()
   }

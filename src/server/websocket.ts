@@ -15,6 +15,7 @@ import {
 } from '../format/frame.ts'
 import type { OperationName } from '../format/requests.ts'
 import type { RequestOrigin } from '../kms/kms-key.ts'
+import type { Credentials } from './principals.ts'
 import type { RequestRecord } from './records.ts'
 import type { SlotPool } from '../pool/slot.ts'
 import type { Answer } from './answer.ts'
@@ -40,12 +41,12 @@ export interface WebSocketService {
   readonly figures: RouteFigures
   readonly secureTransport: boolean
   /** Throws where no connection may be opened. */
-  admit(response: HttpResponse, authorization: string): void
+  admit(response: HttpResponse, authorization: string): Credentials
   refuse(response: HttpResponse, error: unknown): void
   /** Asks for each frame who sends it: a connection outlives tokens. */
   run(
     op: OperationName | 'batch',
-    authorization: string,
+    credentials: Credentials,
     body: Body,
     origin: RequestOrigin,
     record: RequestRecord | undefined,
@@ -65,7 +66,7 @@ export interface WebSocketService {
 }
 
 interface Connection {
-  readonly authorization: string
+  readonly credentials: Credentials
   readonly origin: RequestOrigin
   /** Operations that run. */
   running: number
@@ -97,9 +98,9 @@ export class WebSockets {
       idleTimeout: IDLE_SECONDS_MAX,
       compression: 0,
       upgrade: (response, request, context) => {
-        const authorization = request.getHeader('authorization')
+        let credentials: Credentials
         try {
-          service.admit(response, authorization)
+          credentials = service.admit(response, request.getHeader('authorization'))
         } catch (error) {
           service.refuse(response, error)
           return
@@ -107,7 +108,7 @@ export class WebSockets {
         const sourceAddress = addressText(response.getRemoteAddress())
         const origin = { sourceAddress, secureTransport: service.secureTransport }
         response.upgrade<Connection>(
-          { authorization, origin, running: 0, unsent: [], closed: false },
+          { credentials, origin, running: 0, unsent: [], closed: false },
           request.getHeader('sec-websocket-key'),
           request.getHeader('sec-websocket-protocol'),
           request.getHeader('sec-websocket-extensions'),
@@ -166,7 +167,7 @@ export class WebSockets {
           `${WINDOW_MAX} requests are under way on this connection`,
         )
       }
-      return service.run(op, connection.authorization, body, connection.origin, record)
+      return service.run(op, connection.credentials, body, connection.origin, record)
     }
     let answer: MaybePromise<Answer>
     try {

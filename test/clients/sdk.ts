@@ -1,6 +1,7 @@
 /** Callers of both doors of a keyfold in this process: the AWS SDK for JavaScript, and bare requests. */
 import { KMS, type KMSClientConfig } from '@aws-sdk/client-kms'
 
+import { defaultKeyPolicy } from '../../dist/kms/default-policy.js'
 import { OPERATIONS } from '../../dist/server/aws/operations.js'
 import { sign } from '../server/aws/signer.ts'
 import { pack, unpack, type Body } from '../server/caller.ts'
@@ -121,6 +122,10 @@ export async function callerOf(
   }
 }
 
+const SOMEBODY = 'arn:aws:iam::000000000000:user/somebody'
+const SIGNED = { Message: 'AAAA', SigningAlgorithm: 'ECDSA_SHA_256' }
+const AUTHENTICATED = { Message: 'AAAA', MacAlgorithm: 'HMAC_SHA_256' }
+
 /** Every operation of AWS KMS that is there, with members that all of them take as they are. */
 export function everyAwsOperation(
   key: string,
@@ -145,6 +150,29 @@ export function everyAwsOperation(
     GenerateDataKey: { NumberOfBytes: 32 },
     GenerateDataKeyWithoutPlaintext: { NumberOfBytes: 32 },
     GenerateRandom: { NumberOfBytes: 32 },
+    GenerateDataKeyPair: { KeyPairSpec: 'ECC_NIST_P256' },
+    GenerateDataKeyPairWithoutPlaintext: { KeyPairSpec: 'ECC_NIST_P256' },
+    Sign: SIGNED,
+    Verify: { ...SIGNED, Signature: 'AAAA' },
+    GenerateMac: AUTHENTICATED,
+    VerifyMac: { ...AUTHENTICATED, Mac: 'AAAA' },
+    DeriveSharedSecret: { KeyAgreementAlgorithm: 'ECDH', PublicKey: 'AAAA' },
+    GetParametersForImport: {
+      WrappingAlgorithm: 'RSAES_OAEP_SHA_256',
+      WrappingKeySpec: 'RSA_2048',
+    },
+    ImportKeyMaterial: {
+      ImportToken: 'AAAA',
+      EncryptedKeyMaterial: 'AAAA',
+      ExpirationModel: 'KEY_MATERIAL_DOES_NOT_EXPIRE',
+    },
+    PutKeyPolicy: { Policy: defaultKeyPolicy('000000000000') },
+    CreateGrant: { GranteePrincipal: SOMEBODY, Operations: ['Encrypt'] },
+    ListRetirableGrants: { RetiringPrincipal: SOMEBODY },
+    RetireGrant: { GrantId: 'a'.repeat(64) },
+    RevokeGrant: { GrantId: 'a'.repeat(64) },
+    ReplicateKey: { ReplicaRegion: 'eu-west-1' },
+    UpdatePrimaryRegion: { PrimaryRegion: 'eu-west-1' },
   }
   return [...OPERATIONS.keys()].map((name) => [name, { ...input, ...more[name] }])
 }

@@ -1,6 +1,6 @@
 /** Access keys: what they sign, for how long, and that the catalog of a thief is of no use. */
 import { createHash } from 'node:crypto'
-import { copyFileSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs'
+import { cpSync, mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { inspect } from 'node:util'
@@ -11,7 +11,7 @@ import type { AccessKeyRecord, AccessKeys, CreatedAccessKey } from '../../dist/k
 import { SignatureVerifier } from '../../dist/server/aws/sigv4.js'
 import { runInCatalog } from '../catalog/file.ts'
 import { sign } from '../server/aws/signer.ts'
-import { startService, type Service } from '../service.ts'
+import { filesOf, startService, type Service } from '../service.ts'
 
 const ROOT = 'arn:aws:iam::000000000000:root'
 const USER = 'arn:aws:iam::000000000000:user/app'
@@ -104,9 +104,7 @@ async function withCopy(
 ): Promise<void> {
   const copy = mkdtempSync(join(tmpdir(), 'keyfold-access-keys-'))
   try {
-    for (const name of readdirSync(service.dataDirectory)) {
-      copyFileSync(join(service.dataDirectory, name), join(copy, name))
-    }
+    cpSync(service.dataDirectory, copy, { recursive: true })
     if (statements.length > 0) runInCatalog(copy, ...statements)
     const restarted = await startService({ filesFrom: copy })
     try {
@@ -189,9 +187,7 @@ describe('an access key', () => {
       temporary: true,
       expiresAtMs: Date.now() + 60_000,
     })
-    const files = readdirSync(service.dataDirectory).map((name) =>
-      readFileSync(join(service.dataDirectory, name)),
-    )
+    const files = filesOf(service.dataDirectory)
     const holds = (bytes: Buffer | string): boolean => files.some((file) => file.includes(bytes))
     expect(holds(record.accessKeyId)).toBe(true)
     expect(

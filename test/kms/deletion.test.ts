@@ -3,9 +3,9 @@
  * after it nothing is left, at no door, in no file, and in no copy of the catalog that somebody puts back.
  */
 import { execFileSync } from 'node:child_process'
-import { copyFileSync, existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs'
+import { copyFileSync, cpSync, existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
-import { join } from 'node:path'
+import { basename, join } from 'node:path'
 import { afterAll, afterEach, beforeAll, describe, expect, test, vi } from 'vitest'
 
 import type { Engine } from '../../dist/engine.js'
@@ -350,11 +350,10 @@ describe('a catalog from before the destruction that is put back', () => {
   async function restore(work: (restored: Service) => Promise<void>): Promise<void> {
     const directory = mkdtempSync(join(tmpdir(), 'keyfold-restored-'))
     try {
-      for (const name of readdirSync(original.dataDirectory)) {
-        if (!name.startsWith('catalog')) {
-          copyFileSync(join(original.dataDirectory, name), join(directory, name))
-        }
-      }
+      cpSync(original.dataDirectory, directory, {
+        recursive: true,
+        filter: (name) => !basename(name).startsWith('catalog'),
+      })
       copyFileSync(join(backup, 'catalog.sqlite'), join(directory, 'catalog.sqlite'))
       const restored = await startService({ filesFrom: directory, wallClockMs })
       try {

@@ -6,9 +6,11 @@ import { constants, createPublicKey, publicEncrypt } from 'node:crypto'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 
 import { ERRORS, KeyfoldError } from '../../dist/errors.js'
+import type { KeySpec, KeyUsage } from '../../dist/crypto/key-spec.js'
+import { defaultKeyPolicy } from '../../dist/kms/default-policy.js'
 import { assertOperable, type KeyOperation } from '../../dist/kms/key-states.js'
 import type { Engine } from '../../dist/engine.js'
-import type { KeyOrigin, KeyState, KmsKey } from '../../dist/kms/kms-key.js'
+import type { KeyOrigin, KeyState } from '../../dist/kms/kms-key.js'
 import { OPERATIONS } from '../../dist/server/aws/operations.js'
 import { ask, type AwsReply } from '../aws.ts'
 import { runInCatalog } from '../catalog/file.ts'
@@ -138,7 +140,11 @@ type Members = Readonly<Record<string, unknown>>
 const keys = new Map<string, { readonly keyId: string; readonly made: Members }>()
 
 /** Of operations that are for other keys than symmetric ones (the API reference says of each for which). */
-const KINDS: Partial<Record<KeyOperation, Pick<KmsKey, 'keySpec' | 'keyUsage'>>> = {
+const KINDS: Partial<
+  Record<KeyOperation, { keySpec?: KeySpec; keyUsage?: KeyUsage; multiRegion?: boolean }>
+> = {
+  ReplicateKey: { multiRegion: true },
+  UpdatePrimaryRegion: { multiRegion: true },
   GenerateMac: { keySpec: 'HMAC_256', keyUsage: 'GENERATE_VERIFY_MAC' },
   VerifyMac: { keySpec: 'HMAC_256', keyUsage: 'GENERATE_VERIFY_MAC' },
   GetPublicKey: { keySpec: 'ECC_NIST_P256', keyUsage: 'SIGN_VERIFY' },
@@ -148,6 +154,13 @@ const KINDS: Partial<Record<KeyOperation, Pick<KmsKey, 'keySpec' | 'keyUsage'>>>
 const SIGNED = { Message: 'AAAA', SigningAlgorithm: 'ECDSA_SHA_256' }
 const AUTHENTICATED = { Message: 'AAAA', MacAlgorithm: 'HMAC_SHA_256' }
 const WRAPPING = { WrappingAlgorithm: 'RSAES_OAEP_SHA_256', WrappingKeySpec: 'RSA_2048' }
+const ROOT = 'arn:aws:iam::000000000000:root'
+const GRANTED = {
+  GranteePrincipal: 'arn:aws:iam::000000000000:user/a',
+  Operations: ['DescribeKey'],
+}
+const OTHER_REGION = 'eu-west-1'
+const POLICY = defaultKeyPolicy('000000000000')
 const SEALED = Buffer.alloc(64).toString('base64')
 
 /** Members of an input that only the key itself can make. */
@@ -184,14 +197,28 @@ async function makeWith(
         EncryptedKeyMaterial: publicEncrypt(wrapping, Buffer.alloc(32)).toString('base64'),
       }
     }
+    case 'RetireGrant':
+    case 'RevokeGrant': {
+      // A key that waits for its import takes no grant.
+      if (origin === 'EXTERNAL') return {}
+      const grant = { ...GRANTED, RetiringPrincipal: ROOT }
+      const { GrantId } = await ask(engine, 'CreateGrant', { KeyId, ...grant })
+      const { arn } = await engine.kms.registry.resolve(KeyId)
+      return { KeyId: arn, GrantId }
+    }
+    case 'UpdatePrimaryRegion':
+      await ask(engine, 'ReplicateKey', { KeyId, ReplicaRegion: OTHER_REGION })
+      return { PrimaryRegion: OTHER_REGION }
     default:
       return {}
   }
 }
 
+const settings = { otherRegions: OTHER_REGION }
+
 /** A key for each cell, put into its state past all our code. */
 beforeAll(async () => {
-  const first = await startService()
+  const first = await startService({ settings })
   other = await first.createKey()
   const statements: string[] = []
   for (const cell of asked) {
@@ -206,7 +233,7 @@ beforeAll(async () => {
   }
   await first.engine.close()
   runInCatalog(first.dataDirectory, ...statements)
-  service = await startService({ filesFrom: first.dataDirectory })
+  service = await startService({ settings, filesFrom: first.dataDirectory })
 }, 120_000)
 afterAll(() => service.close())
 
@@ -229,6 +256,9 @@ function inputOf(cell: Cell): Readonly<Record<string, unknown>> {
     TagResource: { Tags: [{ TagKey: 'k', TagValue: 'v' }] },
     UntagResource: { TagKeys: ['tag'] },
     UpdateKeyDescription: { Description: 'new' },
+    PutKeyPolicy: { Policy: POLICY },
+    CreateGrant: GRANTED,
+    ReplicateKey: { ReplicaRegion: OTHER_REGION },
   }
   switch (cell.operation) {
     case 'ReEncrypt':
@@ -282,7 +312,8 @@ describe('in the guide’s table', () => {
     expectCell(cell, ruleOf(cell))
     if (!OPERATIONS.has(cell.operation)) return
     // Ciphertexts name their key, and one that never had material made none.
-    const makesNone = cell.origin === 'EXTERNAL' && /Decrypt|ReEncrypt/.test(cell.operation)
+    const makesNone =
+      cell.origin === 'EXTERNAL' && /Decrypt|ReEncrypt|RetireGrant|RevokeGrant/.test(cell.operation)
     if (makesNone) return
     expectCell(cell, await ask(service.engine, cell.operation, inputOf(cell)))
   })

@@ -1,7 +1,9 @@
 /** Use counts of key material: every message and byte, under the version that it was used with, also after a restart. */
+import { DecryptCommand, EncryptCommand, GenerateDataKeyCommand } from '@aws-sdk/client-kms'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 
 import { openEngine } from '../../dist/engine.js'
+import { clientOf } from '../server/aws/sdk.ts'
 import { startService, type Service } from '../service.ts'
 import { runInCatalog } from '../catalog/file.ts'
 
@@ -38,6 +40,25 @@ describe('use counts', () => {
       expect(lastUsedAtMs).toBeGreaterThanOrEqual(beforeMs)
       expect(lastUsedAtMs).toBeLessThanOrEqual(Date.now())
     }
+  })
+
+  test('add up what the AWS protocol does, under the material that a ciphertext names', async () => {
+    const key = await service.createKey()
+    const { keyUses, kms } = service.engine
+    const client = await clientOf(service)
+    const { CiphertextBlob } = await client.send(
+      new EncryptCommand({ KeyId: key, Plaintext: Buffer.alloc(10) }),
+    )
+    await kms.rotations.rotateOnDemand(key)
+    await client.send(new GenerateDataKeyCommand({ KeyId: key, NumberOfBytes: 24 }))
+    await client.send(new DecryptCommand({ CiphertextBlob }))
+    await expect(
+      client.send(new DecryptCommand({ CiphertextBlob, EncryptionContext: { a: 'b' } })),
+    ).rejects.toThrow()
+    expect(await keyUses.read(key)).toMatchObject([
+      { version: 1, messages: 2, bytes: 20, lastOperation: 'Decrypt' },
+      { version: 2, messages: 1, bytes: 24, lastOperation: 'GenerateDataKey' },
+    ])
   })
 
   test('do not count what was refused', async () => {

@@ -77,9 +77,10 @@ describe('a key whose rotation fails', () => {
       this: LocalKeyStore,
       kmsKeyId,
       version,
+      keySpec,
     ) {
       if (Buffer.compare(kmsKeyId, broken.idBytes) === 0) throw new Error('the store is on fire')
-      return Reflect.apply(createKeyMaterial, this, [kmsKeyId, version])
+      return Reflect.apply(createKeyMaterial, this, [kmsKeyId, version, keySpec])
     })
     await runAt(nowMs + 90 * DAY_MS)
     for (const { keyId } of keys) {
@@ -93,6 +94,32 @@ describe('a key whose rotation fails', () => {
     vi.restoreAllMocks()
     await runAt(nowMs + 60_000)
     expect(await versionOf(broken.keyId)).toBe(2)
+  })
+})
+
+describe('key material that was used for many messages', () => {
+  test('is new at the next look around, and what the old one wrapped opens; where nobody asked it stays', async () => {
+    const settings = { logLevel: 'warn', rotateAfterMessages: '3' } as const
+    service = await startService({ ...options, settings })
+    const [busy, idle] = [await service.createKey(), await service.createKey()]
+    const plaintexts = ['1', '2', '3'].map((text) => Buffer.from(text))
+    const { ciphertexts } = await service.call('encrypt', { key: busy, plaintexts })
+    await service.call('encrypt', { key: idle, plaintexts: plaintexts.slice(1) })
+    await service.engine.keyUses.flush()
+    await runAt(nowMs)
+    await runAt(nowMs + 1)
+    expect([await versionOf(busy), await versionOf(idle)]).toEqual([2, 1])
+    const opened = await service.call('decrypt', { ciphertexts })
+    expect(opened.plaintexts.map((text) => Buffer.from(text ?? []).toString())).toEqual([
+      '1',
+      '2',
+      '3',
+    ])
+    const { Rotations } = await ask(service.engine, 'ListKeyRotations', { KeyId: busy })
+    expect(Rotations).toMatchObject([{ RotationType: 'AUTOMATIC' }])
+    await service.engine.keyUses.flush()
+    await runAt(nowMs + 1)
+    expect(await versionOf(busy)).toBe(2)
   })
 })
 

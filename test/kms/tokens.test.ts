@@ -1,6 +1,6 @@
 /** Tokens: what they open, for how long, and that the catalog of a thief contains none of them. */
 import { createHash } from 'node:crypto'
-import { copyFileSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs'
+import { cpSync, mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, afterEach, beforeAll, describe, expect, test, vi } from 'vitest'
@@ -8,7 +8,7 @@ import { afterAll, afterEach, beforeAll, describe, expect, test, vi } from 'vite
 import type { Action, KmsKey, Principal } from '../../dist/kms/kms-key.js'
 import { isWithinLists } from '../../dist/kms/policy/decide.js'
 import type { NewToken, TokenRecord } from '../../dist/kms/tokens.js'
-import { startService, type Service } from '../service.ts'
+import { filesOf, startService, type Service } from '../service.ts'
 
 let service: Service
 let keyA: string
@@ -102,9 +102,7 @@ describe('a token', () => {
     const { token } = await createToken({ name: 'kept' })
     await encrypt(token, keyA)
     const secret = token.slice(22)
-    const files = readdirSync(service.dataDirectory).map((name) =>
-      readFileSync(join(service.dataDirectory, name)),
-    )
+    const files = filesOf(service.dataDirectory)
     const holds = (bytes: Buffer | string): boolean => files.some((file) => file.includes(bytes))
     expect(holds(createHash('sha256').update(secret).digest())).toBe(true)
     expect(holds(secret)).toBe(false)
@@ -388,9 +386,7 @@ describe('the end of a token', () => {
     const expiring = await createToken({ name: 'expiring', expiresAtMs: Date.now() + 3_600_000 })
     await service.engine.tokens.revoke(revoked.id)
     const copy = mkdtempSync(join(tmpdir(), 'keyfold-tokens-'))
-    for (const name of readdirSync(service.dataDirectory)) {
-      copyFileSync(join(service.dataDirectory, name), join(copy, name))
-    }
+    cpSync(service.dataDirectory, copy, { recursive: true })
     const restarted = await startService({ filesFrom: copy })
     try {
       const { tokens } = restarted.engine

@@ -235,10 +235,20 @@ if (!hasOpenssl && process.env['CI'] === undefined) {
         expect(await webSocketOutcome(service, options)).toBe('open')
       })
 
-      test('a certificate is no token', async () => {
+      test('one alone is a user who may do what policies say, and a bad token beside it is not overlooked', async () => {
         const service = await start({ ...tls(), clientCa: file('ca.crt') })
         const options = { ...certificateOf('client'), headers: {} }
-        expect(await ask(service, 'GET', '/v1/keys', options)).toMatchObject({ status: 401 })
+        expect(await ask(service, 'GET', '/v1/keys', options)).toMatchObject({ status: 403 })
+        const Statement = { Effect: 'Allow', Action: 'kms:ListKeys', Resource: '*' }
+        await service.engine.identityPolicies.put({
+          principalArn: 'arn:aws:iam::000000000000:user/client',
+          name: 'list',
+          document: JSON.stringify({ Version: '2012-10-17', Statement }),
+        })
+        expect(await ask(service, 'GET', '/v1/keys', options)).toMatchObject({ status: 200 })
+        expect(await ask(service, 'GET', '/v1/tokens', options)).toMatchObject({ status: 403 })
+        const bad = { ...options, headers: { authorization: 'Bearer kf_nonsense' } }
+        expect(await ask(service, 'GET', '/v1/keys', bad)).toMatchObject({ status: 401 })
       })
 
       test.each(ROUTES)('%s %s is refused without one', async (method, path) => {

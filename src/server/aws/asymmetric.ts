@@ -63,11 +63,12 @@ export const ASYMMETRIC_OPERATIONS: readonly Operation[] = [
   keyed(
     'Sign',
     SIGNING,
-    async (call, input, kmsKey) => ({
-      KeyId: kmsKey.arn,
-      Signature: await call.engine.envelope.sign({ kmsKey, signable: signableOf(kmsKey, input) }),
-      SigningAlgorithm: input.SigningAlgorithm,
-    }),
+    async (call, input, kmsKey) => {
+      const signable = signableOf(kmsKey, input)
+      const made = await call.engine.envelope.sign({ kmsKey, signable })
+      call.used(kmsKey, input.Message.length)
+      return { KeyId: kmsKey.arn, Signature: made, SigningAlgorithm: input.SigningAlgorithm }
+    },
     signing,
   ),
   keyed(
@@ -76,6 +77,7 @@ export const ASYMMETRIC_OPERATIONS: readonly Operation[] = [
     async (call, input, kmsKey) => {
       const signable = signableOf(kmsKey, input)
       await call.engine.envelope.verify({ kmsKey, signable, signature: input.Signature })
+      call.used(kmsKey, input.Message.length)
       return {
         KeyId: kmsKey.arn,
         SignatureValid: true,
@@ -87,15 +89,12 @@ export const ASYMMETRIC_OPERATIONS: readonly Operation[] = [
   keyed(
     'GenerateMac',
     MAC,
-    async (call, input, kmsKey) => ({
-      KeyId: kmsKey.arn,
-      Mac: await call.engine.envelope.generateMac({
-        kmsKey,
-        algorithm: input.MacAlgorithm,
-        message: input.Message,
-      }),
-      MacAlgorithm: input.MacAlgorithm,
-    }),
+    async (call, { MacAlgorithm, Message }, kmsKey) => {
+      const { envelope } = call.engine
+      const made = await envelope.generateMac({ kmsKey, algorithm: MacAlgorithm, message: Message })
+      call.used(kmsKey, Message.length)
+      return { KeyId: kmsKey.arn, Mac: made, MacAlgorithm }
+    },
     authenticating,
   ),
   keyed(
@@ -108,6 +107,7 @@ export const ASYMMETRIC_OPERATIONS: readonly Operation[] = [
         message: input.Message,
         mac: input.Mac,
       })
+      call.used(kmsKey, input.Message.length)
       return { KeyId: kmsKey.arn, MacValid: true, MacAlgorithm: input.MacAlgorithm }
     },
     authenticating,
@@ -130,16 +130,20 @@ export const ASYMMETRIC_OPERATIONS: readonly Operation[] = [
       KeyAgreementAlgorithm: required(keyAgreementAlgorithm),
       PublicKey: required(publicKey),
     },
-    async (call, input, kmsKey) => ({
-      KeyId: kmsKey.arn,
-      SharedSecret: await call.engine.envelope.deriveSharedSecret({
+    async (call, input, kmsKey) => {
+      const shared = await call.engine.envelope.deriveSharedSecret({
         kmsKey,
         algorithm: input.KeyAgreementAlgorithm,
         peer: input.PublicKey,
-      }),
-      KeyAgreementAlgorithm: input.KeyAgreementAlgorithm,
-      KeyOrigin: kmsKey.origin,
-    }),
+      })
+      call.used(kmsKey, shared.length)
+      return {
+        KeyId: kmsKey.arn,
+        SharedSecret: shared,
+        KeyAgreementAlgorithm: input.KeyAgreementAlgorithm,
+        KeyOrigin: kmsKey.origin,
+      }
+    },
     {
       attributes: ({ KeyAgreementAlgorithm }) => ({
         parameters: { 'kms:KeyAgreementAlgorithm': KeyAgreementAlgorithm },
@@ -171,6 +175,7 @@ function dataKeyPair(
         keyPairSpec: supported(input.KeyPairSpec),
         plaintext,
       })
+      call.used(kmsKey, publicKey.length)
       return {
         PrivateKeyCiphertextBlob: wrappedPrivateKey,
         PrivateKeyPlaintext: privateKey,

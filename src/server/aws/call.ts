@@ -3,6 +3,7 @@
  * that permission always comes before existence and state.
  */
 import type { Engine } from '../../engine.ts'
+import type { MaterialUse } from '../../envelope/batch.ts'
 import { KeyfoldError } from '../../errors.ts'
 import type {
   Action,
@@ -30,6 +31,10 @@ export class Call {
   readonly origin: RequestOrigin
   /** What the record of this call names. */
   readonly keyArns: string[] = []
+  /** What was done under which key material. */
+  readonly uses: MaterialUse[] = []
+  /** Of plaintexts, messages and shared secrets: as many as were worked on. */
+  bytes = 0
   /** The first one that it brought, as its record tells it. */
   encryptionContext: ReadonlyMap<string, string> | undefined
 
@@ -39,6 +44,12 @@ export class Call {
     this.region = region
     this.requestId = requestId
     this.origin = { ...origin, region }
+  }
+
+  /** Cryptography was done with a key: counted once the call has succeeded. */
+  used(kmsKey: KmsKey, bytes: number, materialVersion: number = kmsKey.currentVersion): void {
+    this.uses.push({ kmsKey, materialVersion, messages: 1 })
+    this.bytes += bytes
   }
 
   /** The key of this name, if the caller may do this with it. Throws ACCESS_DENIED, KMS_KEY_NOT_FOUND. */

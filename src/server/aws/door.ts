@@ -8,7 +8,7 @@ import type { Engine } from '../../engine.ts'
 import { ERRORS, KeyfoldError, type ErrorCode } from '../../errors.ts'
 import type { RequestOrigin } from '../../kms/kms-key.ts'
 import { encodeEncryptionContext } from '../../format/encryption-context.ts'
-import { recorded, recordedDurably, RequestRecord } from '../records.ts'
+import { countUses, recorded, recordedDurably, RequestRecord } from '../records.ts'
 import { Call } from './call.ts'
 import { OPERATIONS } from './operations.ts'
 import type { Operation, Output } from './operation.ts'
@@ -123,7 +123,10 @@ export class AwsDoor {
     if (operation === undefined) throw new KeyfoldError('OPERATION_UNKNOWN')
     const call = new Call({ engine: this.#engine, principal, region, requestId, origin })
     try {
-      return { output: await operation.answer(call, parse(body)), release: () => undefined }
+      const output = await operation.answer(call, parse(body))
+      const { uses, bytes } = call
+      countUses(this.#engine.keyUses, uses, { bytes, operation: operation.name })
+      return { output, release: () => undefined }
     } finally {
       if (record !== undefined) describe(record, call)
     }
@@ -137,7 +140,8 @@ interface Done {
 }
 
 /** What a call says of itself, whether it was allowed or not. */
-function describe(record: RequestRecord, { keyArns, encryptionContext }: Call): void {
+function describe(record: RequestRecord, { keyArns, encryptionContext, bytes }: Call): void {
+  record.bytes = bytes
   for (const arn of keyArns) record.about(arn)
   record.messages = 1
   if (encryptionContext !== undefined && encryptionContext.size > 0) {

@@ -189,12 +189,14 @@ function dataKey(
     name,
     { ...KEY_ID, ...CONTEXT, ...GRANT_TOKENS, ...DRY_RUN, ...NO_RECIPIENT, ...dataKeySize },
     async (call, input, kmsKey) => {
+      const bytes = dataKeyBytes(input)
       const { wrappedKey, plaintext: key } = await call.engine.envelope.dataKey({
         kmsKey,
         context: canonical(call, input.EncryptionContext),
-        bytes: dataKeyBytes(input),
+        bytes,
         plaintext: plaintextWanted,
       })
+      call.used(kmsKey, bytes)
       return {
         CiphertextBlob: wrappedKey,
         Plaintext: key,
@@ -243,10 +245,16 @@ async function seal(call: Call, kmsKey: KmsKey, sealing: Sealing): Promise<Uint8
   const { algorithm, context, bytes } = sealing
   const { envelope } = call.engine
   assertAlgorithm(kmsKey.keySpec, algorithm)
-  if (algorithm !== 'SYMMETRIC_DEFAULT') {
-    return envelope.encryptWithPublicKey({ kmsKey, algorithm, bytes })
-  }
-  return envelope.encryptBytes({ kmsKey, context: canonical(call, context), plaintext: bytes })
+  const sealed =
+    algorithm === 'SYMMETRIC_DEFAULT'
+      ? await envelope.encryptBytes({
+          kmsKey,
+          context: canonical(call, context),
+          plaintext: bytes,
+        })
+      : await envelope.encryptWithPublicKey({ kmsKey, algorithm, bytes })
+  call.used(kmsKey, bytes.length)
+  return sealed
 }
 
 async function open(call: Call, kmsKey: KmsKey, opening: Sealing): Promise<Uint8Array> {
@@ -254,15 +262,19 @@ async function open(call: Call, kmsKey: KmsKey, opening: Sealing): Promise<Uint8
   const { envelope } = call.engine
   assertAlgorithm(kmsKey.keySpec, algorithm)
   if (algorithm !== 'SYMMETRIC_DEFAULT') {
-    return envelope.decryptWithPrivateKey({ kmsKey, algorithm, bytes })
+    const opened = await envelope.decryptWithPrivateKey({ kmsKey, algorithm, bytes })
+    call.used(kmsKey, opened.length)
+    return opened
   }
   const { principal } = call
-  return envelope.decryptBytes({
+  const opened = await envelope.decryptBytes({
     principal,
     kmsKey,
     context: canonical(call, context),
     ciphertext: bytes,
   })
+  call.used(kmsKey, opened.length, readWrapping(bytes).materialVersion)
+  return opened
 }
 
 /** Only symmetric keys have several. */

@@ -68,7 +68,7 @@ export function keyOf(fields: Partial<KmsKey> = {}): KmsKey {
     id: KEY_ID,
     keyId: KEY_ID,
     idBytes: new Uint8Array(16),
-    region: 'us-east-1',
+    region: 'us-west-2',
     deletionAtMs: undefined,
     pendingWindowDays: undefined,
     rotationPeriodDays: undefined,
