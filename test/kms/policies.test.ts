@@ -1,7 +1,7 @@
 /** Policies over the front door: put, in force at once on every path to a key, explained, and kept. */
 import { execFile } from 'node:child_process'
 import { once } from 'node:events'
-import { copyFileSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs'
+import { cpSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { promisify } from 'node:util'
@@ -423,9 +423,7 @@ describe('policies of principals', () => {
     const principal = userArn('kept')
     await admin('PUT', 'identity-policies/kept', { principal, policy })
     const copy = mkdtempSync(join(tmpdir(), 'keyfold-policies-'))
-    for (const name of readdirSync(service.dataDirectory)) {
-      copyFileSync(join(service.dataDirectory, name), join(copy, name))
-    }
+    cpSync(service.dataDirectory, copy, { recursive: true })
     const restarted = await startService({ filesFrom: copy })
     try {
       expect(restarted.engine.identityPolicies.get(principal, 'kept').document).toBe(policy)
