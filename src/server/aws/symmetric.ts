@@ -252,7 +252,7 @@ async function seal(call: Call, kmsKey: KmsKey, sealing: Sealing): Promise<Uint8
           context: canonical(call, context),
           plaintext: bytes,
         })
-      : await envelope.encryptWithPublicKey({ kmsKey, algorithm, bytes })
+      : envelope.encryptWithPublicKey({ kmsKey, algorithm, bytes })
   call.used(kmsKey, bytes.length)
   return sealed
 }
