@@ -269,18 +269,6 @@ describe('a connection', () => {
     await eventually(() => service.engine.slots.bytesInUse === 0)
   })
 
-  test('that asks on and on without reading is closed', async () => {
-    const ws = await FrameSocket.open()
-    ws.socket.pause()
-    const large = { key: keyId, plaintexts: [Buffer.alloc(7 * 2 ** 20)] }
-    for (let id = 0; id < 3; id++) ws.send(id, OPS.encrypt, large)
-    for (let id = 3; id < 2_000; id++) ws.send(id, OPS.encrypt, {})
-    await eventually(() => service.engine.slots.bytesInUse === 0 && ws.socket.bufferedAmount === 0)
-    ws.socket.resume()
-    await eventually(() => ws.closedWith !== undefined)
-    expect(ws.frames.length).toBeLessThan(2_000)
-  })
-
   test('that goes away in the middle of everything leaves nothing behind', async () => {
     const slots = service.engine.slots
     for (let round = 0; round < 5; round++) {
