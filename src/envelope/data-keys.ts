@@ -45,10 +45,14 @@ export async function generateDataKey(
 ): Promise<CallerDataKey> {
   if (plaintext || bytes !== AES_256_BYTES) {
     const key = randomBytes(bytes)
-    const wrappedKey = await encryptBytes(parts, { kmsKey, context, plaintext: key })
-    if (plaintext) return { wrappedKey, plaintext: key }
-    key.fill(0)
-    return { wrappedKey, plaintext: undefined }
+    let handedOut = false
+    try {
+      const wrappedKey = await encryptBytes(parts, { kmsKey, context, plaintext: key })
+      handedOut = plaintext
+      return { wrappedKey, plaintext: plaintext ? key : undefined }
+    } finally {
+      if (!handedOut) key.fill(0)
+    }
   }
   // A key that nobody asked to see never leaves the key table.
   const key = parts.crypto.generateKey()

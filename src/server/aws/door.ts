@@ -87,7 +87,12 @@ export class AwsDoor {
         operation === undefined || DATA_PLANE.has(operation.name)
           ? await recorded(this.#engine, record, work)
           : await recordedDurably(this.#engine, record, false, work)
-      return { status: 200, requestId, body: encode(output) }
+      const answer = { status: 200, requestId, body: encode(output) }
+      for (const name of SECRETS) {
+        const secret = output[name]
+        if (secret instanceof Uint8Array) secret.fill(0)
+      }
+      return answer
     } catch (error) {
       return this.refuse(error, requestId)
     }
@@ -132,6 +137,9 @@ export class AwsDoor {
     }
   }
 }
+
+/** Members whose bytes are the caller's alone: wiped once they are written. Others may be views of what is kept. */
+const SECRETS = ['Plaintext', 'PrivateKeyPlaintext', 'SharedSecret'] as const
 
 /** What an operation answered. Nothing of it is held: an answer that is thrown away goes with the garbage. */
 interface Done {
