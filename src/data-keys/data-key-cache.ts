@@ -18,10 +18,10 @@ import {
   encodeWrappedKey,
   encodeWrappedKeyAad,
   USAGE_MESSAGE_KEY,
-  WRAPPING_SUITE_XAES,
   type WrappedKeyHeader,
 } from '../format/wrapped-key.ts'
 import type { KeyMaterial, KeyStore } from '../key-stores/key-store.ts'
+import { assertWrappedBy, wrappedKeyHeader } from '../key-stores/wrapping.ts'
 import { assertUsable, type KmsKey, type KmsKeyRegistry } from '../kms/kms-key.ts'
 import { MESSAGE_KEY_REFRESH_SHARE } from '../limits.ts'
 import { CachedKey, SealKey } from './cached-key.ts'
@@ -250,17 +250,13 @@ export class DataKeyCache implements DataKeys {
     const { crypto, limits, nowMs } = this.#options
     const bornAtMs = nowMs()
     const material = materialOf(kmsKey, kmsKey.currentVersion)
-    const header = {
-      suite: WRAPPING_SUITE_XAES,
-      usage: USAGE_MESSAGE_KEY,
-      kmsKeyId: kmsKey.idBytes,
-      materialVersion: material.version,
-    } as const
+    const store = this.#options.keyStoreOf(kmsKey)
+    const header = wrappedKeyHeader(store, material, USAGE_MESSAGE_KEY)
     const raw = crypto.generateKey()
     try {
       this.counters.wraps++
       const aad = encodeWrappedKeyAad(header, context.hash)
-      const storePart = await this.#options.keyStoreOf(kmsKey).wrapKey(material, aad, raw)
+      const storePart = await store.wrapKey(material, aad, raw)
       this.#assertUnchanged(kmsKey)
       const handle = crypto.createMessageKey(raw, suite)
       const keyEntry = encodeKeyEntry({
@@ -375,9 +371,11 @@ export class DataKeyCache implements DataKeys {
     assertMessageKey(header, kmsKey)
     const material = kmsKey.materials.get(header.materialVersion)
     if (material === undefined) throw new KeyfoldError('DECRYPT_FAILED')
+    const store = this.#options.keyStoreOf(kmsKey)
+    assertWrappedBy(store, header)
     this.counters.unwraps++
     const aad = encodeWrappedKeyAad(header, request.context.hash)
-    const raw = await this.#options.keyStoreOf(kmsKey).unwrapKey(material, aad, storePart)
+    const raw = await store.unwrapKey(material, aad, storePart)
     try {
       this.#assertUnchanged(kmsKey)
       const handle = crypto.openMessageKey(raw, request.suite, commitment)

@@ -14,10 +14,10 @@ import {
   encodeWrappedKeyAad,
   USAGE_CALLER,
   WRAPPED_KEY_VERSION,
-  WRAPPING_SUITE_XAES,
   type WrappedKeyHeader,
 } from '../format/wrapped-key.ts'
 import type { KeyMaterial, KeyStore } from '../key-stores/key-store.ts'
+import { wrappedKeyHeader } from '../key-stores/wrapping.ts'
 import { assertUsable, type KmsKey } from '../kms/kms-key.ts'
 import { ElementCursor } from '../crypto/elements.ts'
 import type { DecryptBytesRequest, EncryptBytesRequest } from './batch.ts'
@@ -43,14 +43,10 @@ export async function wrapForCaller(
 ): Promise<Uint8Array> {
   assertUsable(kmsKey)
   const material = currentMaterial(kmsKey)
-  const header = {
-    suite: WRAPPING_SUITE_XAES,
-    usage: USAGE_CALLER,
-    kmsKeyId: kmsKey.idBytes,
-    materialVersion: material.version,
-  } as const
+  const store = parts.keyStoreOf(kmsKey)
+  const header = wrappedKeyHeader(store, material, USAGE_CALLER)
   const aad = encodeWrappedKeyAad(header, context.hash)
-  const storePart = await wrap(parts.keyStoreOf(kmsKey), material, aad)
+  const storePart = await wrap(store, material, aad)
   assertStillUsable(parts, kmsKey)
   return encodeWrappedKey({ ...header, storePart })
 }

@@ -11,6 +11,7 @@ import {
   USAGE_CALLER,
   WRAPPED_KEY_VERSION,
 } from '../format/wrapped-key.ts'
+import { assertWrappedBy } from '../key-stores/wrapping.ts'
 import type { CanonicalContext } from '../data-keys/lease.ts'
 import { assertUsable, type KmsKey } from '../kms/kms-key.ts'
 import { KEY_ENTRIES_MAX } from '../limits.ts'
@@ -101,8 +102,10 @@ export async function unwrapCallerBytes(
   const material = kmsKey.materials.get(header.materialVersion)
   const isCallers = header.usage === USAGE_CALLER
   if (!isCallers || material === undefined) throw new KeyfoldError('DECRYPT_FAILED')
+  const store = parts.keyStoreOf(kmsKey)
+  assertWrappedBy(store, header)
   const aad = encodeWrappedKeyAad(header, context.hash)
-  const plaintext = await parts.keyStoreOf(kmsKey).unwrapBytes(material, aad, storePart)
+  const plaintext = await store.unwrapBytes(material, aad, storePart)
   try {
     assertStillUsable(parts, kmsKey)
   } catch (error) {

@@ -9,12 +9,8 @@ import { decodeKeyEntry, encodeKeyEntry } from '../format/key-entry.ts'
 import { INLINE_VERSION } from '../format/message.ts'
 import { MsgpackWriter } from '../format/msgpack.ts'
 import { decodePackedHeader } from '../format/packed-batch.ts'
-import {
-  encodeWrappedKey,
-  encodeWrappedKeyAad,
-  USAGE_MESSAGE_KEY,
-  WRAPPING_SUITE_XAES,
-} from '../format/wrapped-key.ts'
+import { encodeWrappedKey, encodeWrappedKeyAad, USAGE_MESSAGE_KEY } from '../format/wrapped-key.ts'
+import { wrappedKeyHeader } from '../key-stores/wrapping.ts'
 import { assertUsable, type KmsKey } from '../kms/kms-key.ts'
 import { BatchAttributes } from './attributes.ts'
 import {
@@ -213,15 +209,10 @@ async function rewrapEntry(
 ): Promise<Uint8Array> {
   if (lease === undefined) return NO_ENTRY
   const material = currentMaterial(target)
-  const header = {
-    suite: WRAPPING_SUITE_XAES,
-    usage: USAGE_MESSAGE_KEY,
-    kmsKeyId: target.idBytes,
-    materialVersion: material.version,
-  } as const
+  const store = parts.keyStoreOf(target)
+  const header = wrappedKeyHeader(store, material, USAGE_MESSAGE_KEY)
   const { commitment } = decodeKeyEntry(Uint8Array.from(entry.keyEntry), 'DECRYPT_FAILED')
   const aad = encodeWrappedKeyAad(header, context.hash)
-  const store = parts.keyStoreOf(target)
   const storePart = await store.wrapMessageKey(material, aad, lease.key)
   assertStillUsable(parts, target)
   const wrappedKey = encodeWrappedKey({ ...header, storePart })

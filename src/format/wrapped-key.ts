@@ -3,11 +3,11 @@
  * back. Opaque to callers.
  *
  *     1   version                0xE0
- *     1   suite                  how the store wrapped it; 1: XAES-256-GCM of the local store
+ *     1   suite                  how the store wrapped it: WRAPPING_SUITES
  *     1   usage                  01 message key, 02 the caller's
  *     16  KMS key id
  *     4   key material version   from 1
- *     …   store part             local: nonce24 ‖ ciphertext ‖ tag16
+ *     …   store part             local: nonce24 ‖ ciphertext ‖ tag16; of other stores: the store's file has it
  *
  * The AAD of every wrapping is the first 23 bytes ‖ SHA-256(encryption context): 55 bytes. So neither the usage nor
  * the key that a blob names can be changed without failing its tag.
@@ -26,11 +26,24 @@ export const USAGE_MESSAGE_KEY = 1
 /** Encrypt, GenerateDataKey*, /v1/data-keys; never valid in a key entry. */
 export const USAGE_CALLER = 2
 
-/** The local store's only suite so far. */
-export const WRAPPING_SUITE_XAES = 1
+/** How a key store wraps. It stands in the AAD too, so that no store opens what another wrapped. */
+export const WRAPPING_SUITES = {
+  /** XAES-256-GCM: the local store. */
+  xaes: 1,
+  /** CKM_AES_GCM in a PKCS#11 token. */
+  pkcs11AesGcm: 2,
+  /** AES_GCM of an external key store proxy. */
+  xks: 3,
+  /** Ciphertexts of AWS KMS, or of what speaks its protocol. */
+  awsKms: 4,
+  /** Ciphertexts of a transit engine (Vault, OpenBao). */
+  transit: 5,
+} as const
+
+export type WrappingSuite = (typeof WRAPPING_SUITES)[keyof typeof WRAPPING_SUITES]
 
 export interface WrappedKeyHeader {
-  readonly suite: typeof WRAPPING_SUITE_XAES
+  readonly suite: WrappingSuite
   readonly usage: typeof USAGE_MESSAGE_KEY | typeof USAGE_CALLER
   /** 16 bytes. */
   readonly kmsKeyId: Uint8Array
@@ -55,8 +68,9 @@ export function decodeWrappedKey(bytes: Uint8Array): WrappedKey {
   }
   const reader = new Reader(bytes, 'DECRYPT_FAILED')
   if (reader.u8() !== WRAPPED_KEY_VERSION) throw new KeyfoldError('DECRYPT_FAILED')
-  const suite = reader.u8()
-  if (suite !== WRAPPING_SUITE_XAES) throw new KeyfoldError('DECRYPT_FAILED')
+  const suiteByte = reader.u8()
+  const suite = Object.values(WRAPPING_SUITES).find((known) => known === suiteByte)
+  if (suite === undefined) throw new KeyfoldError('DECRYPT_FAILED')
   const usage = reader.u8()
   if (usage !== USAGE_MESSAGE_KEY && usage !== USAGE_CALLER) {
     throw new KeyfoldError('DECRYPT_FAILED')

@@ -13,6 +13,7 @@ import type {
   MacAlgorithm,
 } from '../crypto/key-spec.ts'
 import type { Signable } from '../crypto/signature.ts'
+import type { WrappingSuite } from '../format/wrapped-key.ts'
 
 /** One version of a KMS key's material, as the catalog keeps it. */
 export interface KeyMaterial {
@@ -38,13 +39,35 @@ export interface ImportedKeyMaterial extends NewKeyMaterial {
   readonly fingerprint: Uint8Array
 }
 
+/** What a key store is and can do. Whoever asks for more is refused before the store is asked. */
+export interface KeyStoreTraits {
+  /** Origin of the KMS keys that live in it (AWS KMS, "Origin"). */
+  readonly origin: 'AWS_KMS' | 'AWS_CLOUDHSM' | 'EXTERNAL_KEY_STORE'
+  readonly keySpecs: readonly KeySpec[]
+  readonly importsMaterial: boolean
+  /** Whether a KMS key in it gets new versions of material here; otherwise rotation is the other side's affair. */
+  readonly rotates: boolean
+  readonly wrappingSuite: WrappingSuite
+  /**
+   * Wraps that one version of material is good for, over all nodes, where each draws a random 96-bit IV (NIST SP
+   * 800-38D §8.3); undefined where that does not bound it.
+   */
+  readonly wrapsMax: number | undefined
+}
+
 export interface KeyStore {
   /** As configured and as KMS keys name it: `local`, … */
   readonly name: string
+  readonly traits: KeyStoreTraits
+  /**
+   * `externalKeyId` names a key that the other side has already (EXTERNAL_KEY_STORE, and remote stores); it is checked
+   * there. Throws OPERATION_UNSUPPORTED for a key spec beyond the traits.
+   */
   createKeyMaterial(
     kmsKeyId: Uint8Array,
     version: number,
     keySpec: KeySpec,
+    externalKeyId?: string,
   ): Promise<NewKeyMaterial>
   /**
    * Takes plaintext material over, filled with zeros on return whatever comes of it: 32 bytes (SYMMETRIC_DEFAULT), as

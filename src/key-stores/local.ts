@@ -9,11 +9,12 @@ import { LRUCache } from 'lru-cache'
 import type { Crypto, KeyHandle } from '../crypto/crypto.ts'
 import { deriveSharedSecret } from '../crypto/key-agreement.ts'
 import { generateKeyPair, isAsymmetric } from '../crypto/key-pair.ts'
-import type {
-  EncryptionAlgorithm,
-  KeyAgreementAlgorithm,
-  KeySpec,
-  MacAlgorithm,
+import {
+  KEY_SPECS,
+  type EncryptionAlgorithm,
+  type KeyAgreementAlgorithm,
+  type KeySpec,
+  type MacAlgorithm,
 } from '../crypto/key-spec.ts'
 import { generateMac, HMAC_KEY_BYTES, isHmac } from '../crypto/mac.ts'
 import { decryptOaep } from '../crypto/rsa-oaep.ts'
@@ -24,9 +25,16 @@ import {
   encodeKeyMaterialAad,
   encodeSealedKeyMaterial,
 } from '../format/key-material.ts'
+import { WRAPPING_SUITES } from '../format/wrapped-key.ts'
 import { KEY_MATERIAL_OPEN_MAX, KEY_OBJECT_AGE_MS_MAX, KEY_OBJECTS_OPEN_MAX } from '../limits.ts'
 import { checkImported, openKeyObject } from './key-objects.ts'
-import type { ImportedKeyMaterial, KeyMaterial, KeyStore, NewKeyMaterial } from './key-store.ts'
+import type {
+  ImportedKeyMaterial,
+  KeyMaterial,
+  KeyStore,
+  KeyStoreTraits,
+  NewKeyMaterial,
+} from './key-store.ts'
 
 export const LOCAL_KEY_STORE = 'local'
 const ROOT_LABEL = 'keyfold/root/v1/material'
@@ -43,6 +51,14 @@ type MaterialName = Pick<KeyMaterial, 'kmsKeyId' | 'version' | 'keySpec'>
  */
 export class LocalKeyStore implements KeyStore {
   readonly name = LOCAL_KEY_STORE
+  readonly traits: KeyStoreTraits = {
+    origin: 'AWS_KMS',
+    keySpecs: Object.keys(KEY_SPECS) as KeySpec[],
+    importsMaterial: true,
+    rotates: true,
+    wrappingSuite: WRAPPING_SUITES.xaes,
+    wrapsMax: undefined,
+  }
   readonly #crypto: Crypto
   /** HKDF of the root key; undefined after lock(). */
   #sealingKey: KeyHandle | undefined

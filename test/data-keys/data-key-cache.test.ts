@@ -10,7 +10,7 @@ import type { Crypto, KeyHandle } from '../../dist/crypto/crypto.js'
 import { DataKeyCache } from '../../dist/data-keys/data-key-cache.js'
 import type { CanonicalContext, OpenLease, SealLease } from '../../dist/data-keys/lease.js'
 import { MissBudget } from '../../dist/data-keys/miss-budget.js'
-import type { KeyMaterial, KeyStore } from '../../dist/key-stores/key-store.js'
+import type { KeyMaterial, KeyStore, KeyStoreTraits } from '../../dist/key-stores/key-store.js'
 import type { KmsKey } from '../../dist/kms/kms-key.js'
 
 const PRINCIPAL = 'arn:aws:iam::000000000000:user/test'
@@ -20,6 +20,14 @@ const notAskedFor = (): Promise<never> => Promise.reject(new Error('not asked fo
 
 class CountingStore implements KeyStore {
   readonly name = 'counting'
+  readonly traits: KeyStoreTraits = {
+    origin: 'AWS_KMS',
+    keySpecs: ['SYMMETRIC_DEFAULT'],
+    importsMaterial: false,
+    rotates: false,
+    wrappingSuite: 1,
+    wrapsMax: undefined,
+  }
   wraps = 0
   unwraps = 0
   fails = false

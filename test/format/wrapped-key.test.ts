@@ -78,9 +78,9 @@ describe('a wrapped key', () => {
   test('is refused with any other version, suite or usage, and else is another wrapped key', () => {
     const bytes = encodeWrappedKey(wrappedKey)
     const { accepted, refused } = flips(codec, bytes)
-    // The usage has one other value: that the tag then fails is shown where keys are opened.
-    expect(accepted).toEqual(range(2, 95))
-    expect(refused).toBe(255 + 255 + 254)
+    // The suite has four other values and the usage one: that the tag then fails is shown where keys are opened.
+    expect(accepted).toEqual(range(1, 95))
+    expect(refused).toBe(255 + 251 + 254)
   })
 
   test('has at most 8,192 bytes', () => {
@@ -93,7 +93,8 @@ describe('a wrapped key', () => {
     const wrong = [
       '',
       'e1' + HEADER.slice(2) + '00',
-      'e002' + HEADER.slice(4) + '00',
+      'e000' + HEADER.slice(4) + '00',
+      'e006' + HEADER.slice(4) + '00',
       'e00100' + HEADER.slice(6) + '00',
       'e00103' + HEADER.slice(6) + '00',
       HEADER,
