@@ -27,8 +27,11 @@ import type { HttpResponse, TemplatedApp, WebSocket } from './uws.ts'
 
 /** Requests under way on one connection: until the socket has taken their answers. */
 const WINDOW_MAX = 256
-/** Answers that wait for a socket, refusals included. Who leaves more of them unread is sent away. */
+/** Answers that wait for a socket, refusals included. A connection that leaves more of them unread is cut. */
 const UNSENT_ANSWERS_MAX = 2 * WINDOW_MAX
+/** A connection that takes nothing of a waiting answer for so long is cut, as the front end does over plain HTTP. */
+const UNREAD_MS_MAX = 10_000
+const UNREAD_WATCH_MS = 1_000
 const IDLE_SECONDS_MAX = 120
 
 /** Close codes of RFC 6455 §7.4.1. */
@@ -72,6 +75,9 @@ interface Connection {
   running: number
   /** Answers in the order in which they leave; the first was handed to the socket, which has not taken all of it. */
   readonly unsent: Answer[]
+  /** Bytes of the first that the socket still had when it was last seen to take some, and when that was. */
+  unreadBytes: number
+  readAtMs: number
   closed: boolean
 }
 
@@ -84,9 +90,12 @@ const OPS = new Map(
 export class WebSockets {
   readonly #service: WebSocketService
   readonly #sockets = new Set<Socket>()
+  readonly #unreadWatch: NodeJS.Timeout
 
   constructor(service: WebSocketService) {
     this.#service = service
+    this.#unreadWatch = setInterval(() => this.#cutStalled(), UNREAD_WATCH_MS)
+    this.#unreadWatch.unref()
   }
 
   register(app: TemplatedApp): void {
@@ -108,7 +117,15 @@ export class WebSockets {
         const sourceAddress = addressText(response.getRemoteAddress())
         const origin = { sourceAddress, secureTransport: service.secureTransport }
         response.upgrade<Connection>(
-          { credentials, origin, running: 0, unsent: [], closed: false },
+          {
+            credentials,
+            origin,
+            running: 0,
+            unsent: [],
+            unreadBytes: 0,
+            readAtMs: 0,
+            closed: false,
+          },
           request.getHeader('sec-websocket-key'),
           request.getHeader('sec-websocket-protocol'),
           request.getHeader('sec-websocket-extensions'),
@@ -135,6 +152,7 @@ export class WebSockets {
   }
 
   goAway(): void {
+    clearInterval(this.#unreadWatch)
     for (const socket of [...this.#sockets]) socket.end(CLOSE.goingAway, 'the server shuts down')
   }
 
@@ -211,7 +229,25 @@ export class WebSockets {
     }
     this.#service.begin()
     unsent.push(answer)
-    if (unsent.length > UNSENT_ANSWERS_MAX) socket.end(CLOSE.policy, 'answers are not read')
+    if (unsent.length === 1) this.#noteRead(socket, connection)
+    // Not by a close frame: it would wait behind what is not read.
+    if (unsent.length > UNSENT_ANSWERS_MAX) socket.close()
+  }
+
+  #noteRead(socket: Socket, connection: Connection): void {
+    connection.unreadBytes = socket.getBufferedAmount()
+    connection.readAtMs = performance.now()
+  }
+
+  /** Otherwise a caller could hold slots for as long as they like, by reading nothing and sending pings. */
+  #cutStalled(): void {
+    const nowMs = performance.now()
+    for (const socket of [...this.#sockets]) {
+      const connection = socket.getUserData()
+      if (connection.unsent.length === 0) continue
+      if (socket.getBufferedAmount() < connection.unreadBytes) this.#noteRead(socket, connection)
+      else if (nowMs - connection.readAtMs > UNREAD_MS_MAX) socket.close()
+    }
   }
 
   #hand(socket: Socket, { memory, offset, end }: Answer): void {
@@ -219,11 +255,14 @@ export class WebSockets {
   }
 
   /** An answer stays charged until the socket has taken all of it; then the next one follows. */
-  #flush(socket: Socket, { unsent }: Connection): void {
+  #flush(socket: Socket, connection: Connection): void {
+    const { unsent } = connection
     // Of a connection that closed meanwhile nothing is unsent any more.
     while (unsent[0] !== undefined && socket.getBufferedAmount() === 0) {
       this.#sent(unsent.shift() as Answer)
-      if (unsent[0] !== undefined) this.#hand(socket, unsent[0])
+      if (unsent[0] === undefined) return
+      this.#hand(socket, unsent[0])
+      this.#noteRead(socket, connection)
     }
   }
 

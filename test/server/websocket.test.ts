@@ -1,10 +1,12 @@
 /** The batch API as frames over a WebSocket, spoken by the `ws` package and where it is too well-behaved by a bare socket. */
 import { once } from 'node:events'
+import { setTimeout } from 'node:timers/promises'
 import { WebSocket, type ClientOptions } from 'ws'
 import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest'
 
 import { startService, type Answer, type Service } from '../service.ts'
 import { bearer, eventually, pack, RawConnection, send, unpack } from './caller.ts'
+import { readMetrics } from './metrics.ts'
 
 const REQUEST_BYTES_MAX = 8 * 2 ** 20
 /** As src/format/frame.ts draws it. */
@@ -267,6 +269,42 @@ describe('a connection', () => {
       expect(body.ciphertexts[0]?.length).toBeGreaterThan(text.length)
     }
     await eventually(() => service.engine.slots.bytesInUse === 0)
+  })
+
+  describe('whose answers are never read', () => {
+    const answers = async (): Promise<number> =>
+      (await readMetrics(service)).samples.get(
+        'keyfold_requests_total{route="/v1/ws",status="2xx"}',
+      ) ?? 0
+
+    /** Its answer is longer than what sockets take by themselves: whatever follows it waits. */
+    async function stalled(): Promise<FrameSocket> {
+      const ws = await FrameSocket.open()
+      const answered = await answers()
+      ws.socket.pause()
+      ws.send(0, OPS.encrypt, { key: keyId, plaintexts: [Buffer.alloc(7 * 2 ** 20)] })
+      while ((await answers()) === answered) await setTimeout(5)
+      return ws
+    }
+
+    test('is cut once too many of them wait', async () => {
+      const ws = await stalled()
+      for (let id = 1; id < 2_000; id++) ws.send(id, OPS.encrypt, {})
+      await eventually(() => service.engine.slots.bytesInUse === 0)
+      ws.socket.resume()
+      await eventually(() => ws.closedWith !== undefined)
+      expect(ws.frames).toEqual([])
+    })
+
+    test('is cut after a while, whatever else it sends', { timeout: 60_000 }, async () => {
+      const ws = await stalled()
+      const pings = setInterval(() => ws.socket.ping(), 500)
+      await eventually(() => service.engine.slots.bytesInUse === 0)
+      clearInterval(pings)
+      ws.socket.resume()
+      await eventually(() => ws.closedWith !== undefined)
+      expect(ws.frames).toEqual([])
+    })
   })
 
   test('that goes away in the middle of everything leaves nothing behind', async () => {
