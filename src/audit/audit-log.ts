@@ -19,7 +19,7 @@ import {
   AUDIT_RETRY_MS,
 } from '../limits.ts'
 export type { AuditEvent } from './event.ts'
-import { packGroup, type AuditEvent } from './event.ts'
+import { GroupBuilder, type AuditEvent } from './event.ts'
 import type { FromWorker, ToWorker, WorkerStart } from './messages.ts'
 
 export interface AuditCounters {
@@ -94,7 +94,7 @@ class NoAuditLog implements AuditLog {
 
 /** Events that go to the disk together, and the promise that all who wait for it share. */
 class Group {
-  events: AuditEvent[] = []
+  readonly events = new GroupBuilder()
   #durable: Promise<void> | undefined
   #resolve: () => void = () => undefined
   #reject: (error: KeyfoldError) => void = () => undefined
@@ -205,7 +205,7 @@ class WorkerAuditLog implements AuditLog {
 
   flush(): Promise<void> {
     if (this.#failure !== undefined) return Promise.reject(unavailable(this.#failure))
-    const last = this.#filling.events.length > 0 ? this.#filling : (this.#full.at(-1) ?? this.#sent)
+    const last = this.#filling.events.count > 0 ? this.#filling : (this.#full.at(-1) ?? this.#sent)
     if (last === undefined) return Promise.resolve()
     const durable = last.durable()
     this.#sendSoon()
@@ -255,8 +255,8 @@ class WorkerAuditLog implements AuditLog {
     counters.auditRecords++
     counters.auditWaiting++
     if (this.#failure !== undefined) counters.auditSpilled++
-    this.#filling.events.push(event)
-    if (this.#filling.events.length < AUDIT_GROUP_RECORDS_MAX) return
+    this.#filling.events.add(event)
+    if (this.#filling.events.count < AUDIT_GROUP_RECORDS_MAX) return
     this.#full.push(this.#filling)
     this.#filling = new Group()
     this.#sendSoon()
@@ -304,16 +304,15 @@ class WorkerAuditLog implements AuditLog {
   #send(): void {
     if (this.#sent !== undefined || !this.#ready) return
     const group = this.#full.shift() ?? this.#filling
-    if (group.events.length === 0) return
+    if (group.events.count === 0) return
     if (group === this.#filling) this.#filling = new Group()
     this.#hand(group)
   }
 
   #hand(group: Group): void {
     this.#sent = group
-    const packed = packGroup(group.events)
-    const message: ToWorker = { kind: 'group', group: packed }
-    this.#worker?.postMessage(message, [packed.numbers.buffer])
+    const message: ToWorker = { kind: 'group', group: group.events.build() }
+    this.#worker?.postMessage(message, [message.group.numbers.buffer])
     clearTimeout(this.#deadline)
     this.#deadline = setTimeout(
       () => this.#fail(`the disk has not taken a group within ${this.#deadlineMs} ms`),
@@ -345,13 +344,13 @@ class WorkerAuditLog implements AuditLog {
     const group = this.#sent
     if (group === undefined) {
       this.#recover()
-      if (this.#full.length > 0 || this.#filling.events.length > 0) this.#sendSoon()
+      if (this.#full.length > 0 || this.#filling.events.count > 0) this.#sendSoon()
       return
     }
     // The worker before this one had these on the disk already.
     this.#counters.auditWaiting -= recovered
-    group.events = group.events.slice(recovered)
-    if (group.events.length > 0) this.#hand(group)
+    group.events.drop(recovered)
+    if (group.events.count > 0) this.#hand(group)
     else this.#groupDone(group)
   }
 
@@ -360,7 +359,7 @@ class WorkerAuditLog implements AuditLog {
     this.#counters.auditSyncSeconds = this.#syncSecondsBefore + syncSeconds
     const group = this.#sent
     if (group === undefined) return
-    this.#counters.auditWaiting -= group.events.length
+    this.#counters.auditWaiting -= group.events.count
     this.#groupDone(group)
   }
 
@@ -372,7 +371,7 @@ class WorkerAuditLog implements AuditLog {
     this.#recover()
     group.settle()
     if (this.#counters.auditWaiting === 0) this.#onIdle?.()
-    if (this.#full.length > 0 || this.#filling.events.length > 0) this.#sendSoon()
+    if (this.#full.length > 0 || this.#filling.events.count > 0) this.#sendSoon()
   }
 
   #recover(): void {

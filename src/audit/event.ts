@@ -50,31 +50,74 @@ export interface EventGroup {
 
 /** Heads that are compared before a new one is made: callers beyond them cost a clone of the head, 0.5 µs. */
 const HEADS_COMPARED = 16
+const ROWS_FIRST = 64
 
-export function packGroup(events: readonly AuditEvent[]): EventGroup {
-  const numbers = new Float64Array(COLUMNS * events.length)
-  const heads: EventHead[] = []
+/**
+ * A group as it fills. What an event says is written down when it comes, so that the event itself is garbage at once:
+ * events that waited for their group outlived the young generation, and collecting them cost more than all the rest.
+ */
+export class GroupBuilder {
+  #count = 0
+  #numbers = new Float64Array(COLUMNS * ROWS_FIRST)
+  #heads: EventHead[] = []
   // Concatenated strings are flattened once, when they are posted: 0.02 µs an event.
-  let requestIds = ''
-  let at = 0
-  for (const event of events) {
-    let index = heads.length - 1
-    const last = Math.max(0, heads.length - HEADS_COMPARED)
-    while (index >= last && !isSameHead(heads[index] as EventHead, event)) index--
-    if (index < last) {
-      index = heads.length
-      heads.push(headOf(event))
+  #requestIds = ''
+
+  static of(events: readonly AuditEvent[]): GroupBuilder {
+    const builder = new GroupBuilder()
+    for (const event of events) builder.add(event)
+    return builder
+  }
+
+  get count(): number {
+    return this.#count
+  }
+
+  add(event: AuditEvent): void {
+    const at = COLUMNS * this.#count
+    if (at === this.#numbers.length) {
+      const larger = new Float64Array(2 * at)
+      larger.set(this.#numbers)
+      this.#numbers = larger
     }
-    numbers[at] = index
+    const numbers = this.#numbers
+    numbers[at] = this.#headIndex(event)
     numbers[at + 1] = event.timeMs
     numbers[at + 2] = event.requestId.length
     numbers[at + 3] = event.messages
     numbers[at + 4] = event.bytes
     numbers[at + 5] = event.failed
-    at += COLUMNS
-    requestIds += event.requestId
+    this.#requestIds += event.requestId
+    this.#count++
   }
-  return { count: events.length, numbers, requestIds, heads }
+
+  /** Forgets the first of its events: they are on the disk already. */
+  drop(events: number): void {
+    let idsEnd = 0
+    for (let row = 0; row < events; row++) idsEnd += this.#numbers[COLUMNS * row + 2] as number
+    this.#requestIds = this.#requestIds.slice(idsEnd)
+    this.#numbers.copyWithin(0, COLUMNS * events)
+    this.#count -= events
+  }
+
+  /** As it is posted to the worker. The builder keeps what it has: a worker may die with the group in its hands. */
+  build(): EventGroup {
+    return {
+      count: this.#count,
+      numbers: this.#numbers.slice(0, COLUMNS * this.#count),
+      requestIds: this.#requestIds,
+      heads: this.#heads,
+    }
+  }
+
+  #headIndex(event: AuditEvent): number {
+    const heads = this.#heads
+    const last = Math.max(0, heads.length - HEADS_COMPARED)
+    for (let index = heads.length - 1; index >= last; index--) {
+      if (isSameHead(heads[index] as EventHead, event)) return index
+    }
+    return heads.push(headOf(event)) - 1
+  }
 }
 
 /** Calls back for each event, with the index of its head. */

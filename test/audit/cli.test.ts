@@ -7,7 +7,7 @@ import { createInterface } from 'node:readline'
 import { beforeAll, describe, expect, test } from 'vitest'
 
 import { ChainWriter } from '../../dist/audit/chain-writer.js'
-import { packGroup } from '../../dist/audit/event.js'
+import { GroupBuilder } from '../../dist/audit/event.js'
 import {
   FILE_BYTES,
   filesOf,
@@ -38,7 +38,7 @@ beforeAll(() => {
   directory = newDirectory()
   for (const group of [EVENTS.slice(0, 3), EVENTS.slice(3)]) {
     const writer = new ChainWriter({ directory, region: 'us-east-1', fileBytesMax: FILE_BYTES })
-    writer.append(packGroup(group))
+    writer.append(GroupBuilder.of(group).build())
     writer.close()
   }
 })
@@ -101,7 +101,7 @@ describe('audit search', () => {
       region: 'us-east-1',
       fileBytesMax: FILE_BYTES,
     })
-    writer.append(packGroup([makeEvent({ operation: 'a\u001b[2Jb\nc' })]))
+    writer.append(GroupBuilder.of([makeEvent({ operation: 'a\u001b[2Jb\nc' })]).build())
     writer.close()
     const argv = [MAIN, 'audit', 'search', '--audit-directory', evil]
     const printed = execFileSync(process.execPath, argv, { encoding: 'utf8' })

@@ -3,14 +3,14 @@ import { randomInt } from 'node:crypto'
 import { describe, expect, test } from 'vitest'
 
 import { ChainWriter } from '../../dist/audit/chain-writer.js'
-import { packGroup, type AuditEvent } from '../../dist/audit/event.js'
+import { GroupBuilder, type AuditEvent } from '../../dist/audit/event.js'
 import { encodeEncryptionContext } from '../../dist/format/encryption-context.js'
 import { FILE_BYTES, KEY_ARN, makeEvent, newDirectory, readEvents, verifyOne } from './log.ts'
 
 function written(events: readonly AuditEvent[]): ReturnType<typeof readEvents> {
   const directory = newDirectory()
   const writer = new ChainWriter({ directory, region: 'us-east-1', fileBytesMax: FILE_BYTES })
-  writer.append(packGroup(events))
+  writer.append(GroupBuilder.of(events).build())
   writer.close()
   expect(verifyOne(directory)).toMatchObject({ records: events.length, defect: undefined })
   return readEvents(directory)

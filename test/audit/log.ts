@@ -6,7 +6,7 @@ import { afterAll } from 'vitest'
 
 import { openAuditLog, type AuditLog } from '../../dist/audit/audit-log.js'
 import { ChainWriter } from '../../dist/audit/chain-writer.js'
-import { packGroup, type AuditEvent } from '../../dist/audit/event.js'
+import { GroupBuilder, type AuditEvent } from '../../dist/audit/event.js'
 import { verifyDirectory, type ChainReport } from '../../dist/audit/verify.js'
 
 export const KEY_ARN = 'arn:aws:kms:us-east-1:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab'
@@ -64,7 +64,7 @@ export function writeChain(
     region: 'us-east-1',
     fileBytesMax: options.fileBytesMax ?? FILE_BYTES,
   })
-  for (const records of groups) writer.append(packGroup(makeEvents(records)))
+  for (const records of groups) writer.append(GroupBuilder.of(makeEvents(records)).build())
   if (options.close !== false) writer.close()
   return writer
 }
