@@ -26,7 +26,7 @@ export interface AuditEvent {
   readonly failed: number
   /** 'Success' or an error code. */
   readonly outcome: string
-  /** The statement or grant that allowed or refused it. */
+  /** What denied it: `key-policy/SID`, `identity-policy/NAME/SID`, `token`, `nothing`; undefined where nothing did. */
   readonly decidedBy: string | undefined
   /** What was asked for, where it is short and no secret. */
   readonly parameters: Readonly<Record<string, string | number | boolean>> | undefined

@@ -24,6 +24,7 @@ import {
   callerOf,
   prepare,
   reachesEveryKey,
+  type DecidedBy,
   type Decision,
   type Prepared,
 } from './policy/decide.ts'
@@ -226,8 +227,39 @@ export class Authorizer implements KeyAuthorizer {
   }
 }
 
-function refuseUnless({ allowed }: Decision): void {
-  if (!allowed) throw new KeyfoldError('ACCESS_DENIED')
+/** Why access was denied: the cause of the error, which callers are not told. */
+class Denial {
+  readonly decision: Decision
+
+  constructor(decision: Decision) {
+    this.decision = decision
+  }
+}
+
+/** What denied access, by a name for the audit log; undefined of other errors. */
+export function deniedBy(error: unknown): string | undefined {
+  for (let cause = error; cause instanceof KeyfoldError; cause = cause.cause) {
+    if (cause.cause instanceof Denial) return nameOf(cause.cause.decision.by)
+  }
+  return undefined
+}
+
+function nameOf(by: DecidedBy): string {
+  switch (by.kind) {
+    case 'key-policy':
+      return `key-policy/${by.statement}`
+    case 'identity-policy':
+      return `identity-policy/${by.policy}/${by.statement}`
+    case 'grant':
+      return `grant/${by.grantId ?? ''}`
+    default:
+      return by.kind
+  }
+}
+
+function refuseUnless(decision: Decision): void {
+  if (decision.allowed) return
+  throw new KeyfoldError('ACCESS_DENIED', undefined, new Denial(decision))
 }
 
 function compiledOrNot(text: string): Policy | typeof NOT_VALID {

@@ -10,6 +10,7 @@ import { KeyfoldError } from '../errors.ts'
 import { decodePackedHeader } from '../format/packed-batch.ts'
 import type { OperationName } from '../format/requests.ts'
 import type { Value } from '../format/msgpack.ts'
+import { deniedBy } from '../kms/authorizer.ts'
 import type { Principal, KmsKeyRegistry } from '../kms/kms-key.ts'
 import type { KeyUses } from '../kms/key-uses.ts'
 import { AUDIT_PARAMETER_CHARACTERS_MAX, AUDIT_PARAMETERS_MAX } from '../limits.ts'
@@ -100,6 +101,7 @@ export class RequestRecord implements AuditEvent {
   /** Of an operation that failed as a whole: which key was meant is worked out now. */
   refused(error: unknown, registry: KmsKeyRegistry): void {
     this.outcome = error instanceof KeyfoldError ? error.code : 'INTERNAL'
+    this.decidedBy = deniedBy(error)
     this.failed = this.messages
     if (this.keyReference !== undefined) {
       this.parameters = { keyId: this.keyReference.slice(0, AUDIT_PARAMETER_CHARACTERS_MAX) }

@@ -289,6 +289,7 @@ describe('a management call', () => {
       eventName: 'DisableKey',
       errorCode: 'ACCESS_DENIED',
       resources: [{ ARN: keyArn }],
+      additionalEventData: { decidedBy: 'token' },
     })
     await get('keys/alias%2Fnone')
     expect(await onlyEvent()).toMatchObject({
@@ -300,6 +301,29 @@ describe('a management call', () => {
     expect(await onlyEvent()).toMatchObject({
       eventName: 'ListTokens',
       errorCode: 'UNAUTHENTICATED',
+    })
+  })
+
+  test('that a statement denies names the statement', async () => {
+    const { arn } = await service.engine.kms.createKey({
+      policy: JSON.stringify({
+        Version: '2012-10-17',
+        Statement: [
+          { Effect: 'Allow', Principal: { AWS: '*' }, Action: 'kms:*', Resource: '*' },
+          {
+            Sid: 'NeverDisabled',
+            Effect: 'Deny',
+            Principal: { AWS: '*' },
+            Action: 'kms:DisableKey',
+            Resource: '*',
+          },
+        ],
+      }),
+    })
+    await get(`keys/${encodeURIComponent(arn)}/disable`, { method: 'POST' })
+    expect(await onlyEvent()).toMatchObject({
+      errorCode: 'ACCESS_DENIED',
+      additionalEventData: { decidedBy: 'key-policy/NeverDisabled' },
     })
   })
 
