@@ -160,6 +160,11 @@ export const ERRORS = {
     'the key was wiped while the request used it',
   ),
   KEY_STORE_UNREACHABLE: kind(503, 'DependencyTimeoutException', 'the key store did not answer'),
+  KEY_STORE_REFUSED: kind(
+    409,
+    'KMSInvalidStateException',
+    'the key store does not let its key be used',
+  ),
   MISS_BUDGET_SPENT: kind(
     429,
     'ThrottlingException',
@@ -209,6 +214,7 @@ export type MessageErrorCode =
   | 'KMS_KEY_DISABLED'
   | 'KMS_KEY_STATE_INVALID'
   | 'KEY_STORE_UNREACHABLE'
+  | 'KEY_STORE_REFUSED'
   | 'MISS_BUDGET_SPENT'
   | 'KEY_TABLE_FULL'
   | 'ROOT_KEY_INVALID'

@@ -63,6 +63,16 @@ export const KEY_MATERIAL_OPEN_MAX = 2_048
 export const KEY_OBJECTS_OPEN_MAX = 512
 export const KEY_OBJECT_AGE_MS_MAX = 300_000
 
+// Key stores in other systems.
+
+/** A call to one, its second attempt included: what a caller still waits for. */
+export const KEY_STORE_CALL_MS_DEFAULT = 5_000
+export const KEY_STORE_CALL_MS_MAX = 60_000
+/** An ARN of AWS KMS has at most 2,048 characters. */
+export const REMOTE_KEY_NAME_CHARACTERS_MAX = 2_048
+/** Connections that are kept to one: AWS KMS answers in some 10 ms, and a batch needs one call in 300 s. */
+export const KEY_STORE_CONNECTIONS_MAX = 64
+
 // The server.
 
 /** Bytes of requests and responses held at one moment, beyond which callers are told 503. */

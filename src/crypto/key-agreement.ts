@@ -18,6 +18,15 @@ export function deriveSharedSecret(
   algorithm: KeyAgreementAlgorithm,
   peer: Uint8Array,
 ): Uint8Array {
+  return diffieHellman({ privateKey, publicKey: openPeer(spec, algorithm, peer) })
+}
+
+/** The peer's key, checked as above; for a private key that is elsewhere too. */
+export function openPeer(
+  spec: KeySpec,
+  algorithm: KeyAgreementAlgorithm,
+  peer: Uint8Array,
+): KeyObject {
   assertAlgorithm(spec, algorithm)
   const publicKey = isAsymmetric(spec) ? openPublicKey(spec, peer) : undefined
   if (publicKey === undefined) {
@@ -26,5 +35,5 @@ export function deriveSharedSecret(
       `publicKey: DER of a SubjectPublicKeyInfo of ${spec} is needed`,
     )
   }
-  return diffieHellman({ privateKey, publicKey })
+  return publicKey
 }

@@ -34,11 +34,16 @@ export function generateMac(
   algorithm: MacAlgorithm,
   message: Uint8Array,
 ): Uint8Array {
+  checkMacMessage(spec, algorithm, message)
+  return createHmac(HASHES[algorithm], key).update(message).digest()
+}
+
+/** What generateMac throws, for a key that is elsewhere. */
+export function checkMacMessage(spec: KeySpec, algorithm: MacAlgorithm, message: Uint8Array): void {
   assertAlgorithm(spec, algorithm)
   if (message.length < 1 || message.length > CALLER_PLAINTEXT_BYTES_MAX) {
     throw new KeyfoldError('REQUEST_MALFORMED', `message: 1 to ${CALLER_PLAINTEXT_BYTES_MAX} bytes`)
   }
-  return createHmac(HASHES[algorithm], key).update(message).digest()
 }
 
 /** Whether a caller's MAC is the one that was generated, in a time that does not tell where they differ. */

@@ -50,14 +50,24 @@ export function decryptOaep(
   algorithm: EncryptionAlgorithm,
   ciphertext: Uint8Array,
 ): Uint8Array {
-  const { rsaSpec, hash } = oaepOf(spec, algorithm)
-  // OpenSSL would take a shorter one for a number with leading zeros: a second spelling of the same ciphertext.
-  if (ciphertext.length !== MODULUS_BITS[rsaSpec] / 8) throw new KeyfoldError('DECRYPT_FAILED')
+  const hash = checkOaepCiphertext(spec, algorithm, ciphertext)
   try {
     return privateDecrypt({ key: privateKey, ...paddingOf(hash) }, ciphertext)
   } catch {
     throw new KeyfoldError('DECRYPT_FAILED')
   }
+}
+
+/** What decryptOaep throws without asking a key; for a private key that is elsewhere too. */
+export function checkOaepCiphertext(
+  spec: KeySpec,
+  algorithm: EncryptionAlgorithm,
+  ciphertext: Uint8Array,
+): OaepHash {
+  const { rsaSpec, hash } = oaepOf(spec, algorithm)
+  // OpenSSL would take a shorter one for a number with leading zeros: a second spelling of the same ciphertext.
+  if (ciphertext.length !== MODULUS_BITS[rsaSpec] / 8) throw new KeyfoldError('DECRYPT_FAILED')
+  return hash
 }
 
 function oaepOf(

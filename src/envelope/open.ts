@@ -233,6 +233,7 @@ const REFUSALS: ReadonlySet<string> = new Set<MessageErrorCode>([
   'KMS_KEY_DISABLED',
   'KMS_KEY_STATE_INVALID',
   'KEY_STORE_UNREACHABLE',
+  'KEY_STORE_REFUSED',
   'MISS_BUDGET_SPENT',
   'KEY_TABLE_FULL',
   // Not the ciphertext is bad and no retry helps: the catalog was changed, or is another root key's.

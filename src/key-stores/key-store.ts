@@ -10,6 +10,7 @@ import type {
   EncryptionAlgorithm,
   KeyAgreementAlgorithm,
   KeySpec,
+  KeyUsage,
   MacAlgorithm,
 } from '../crypto/key-spec.ts'
 import type { Signable } from '../crypto/signature.ts'
@@ -61,13 +62,15 @@ export interface KeyStore {
   readonly traits: KeyStoreTraits
   /**
    * `externalKeyId` names a key that the other side has already (EXTERNAL_KEY_STORE, and remote stores); it is checked
-   * there. Throws OPERATION_UNSUPPORTED for a key spec beyond the traits.
+   * there. Throws OPERATION_UNSUPPORTED for a key spec beyond the traits. `keyUsage`: for stores whose keys are made
+   * for one use; needed where they make a key of a spec that has several.
    */
   createKeyMaterial(
     kmsKeyId: Uint8Array,
     version: number,
     keySpec: KeySpec,
     externalKeyId?: string,
+    keyUsage?: KeyUsage,
   ): Promise<NewKeyMaterial>
   /**
    * Takes plaintext material over, filled with zeros on return whatever comes of it: 32 bytes (SYMMETRIC_DEFAULT), as
