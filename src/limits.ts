@@ -68,6 +68,8 @@ export const KEY_OBJECT_AGE_MS_MAX = 300_000
 /** A call to one, its second attempt included: what a caller still waits for. */
 export const KEY_STORE_CALL_MS_DEFAULT = 5_000
 export const KEY_STORE_CALL_MS_MAX = 60_000
+/** Making a key in one: an RSA key takes seconds. */
+export const KEY_STORE_CREATE_MS = 60_000
 /** An ARN of AWS KMS has at most 2,048 characters. */
 export const REMOTE_KEY_NAME_CHARACTERS_MAX = 2_048
 /** Connections that are kept to one: AWS KMS answers in some 10 ms, and a batch needs one call in 300 s. */
@@ -177,6 +179,7 @@ assert(MESSAGE_KEY_BYTES_DEFAULT <= MESSAGE_KEY_BYTES_MAX)
 assert(MESSAGE_KEY_BYTES_MAX + BATCH_MESSAGES_MAX * MESSAGE_BYTES_MAX <= Number.MAX_SAFE_INTEGER)
 assert(BATCH_MESSAGES_MAX <= MESSAGE_KEY_MESSAGES_DEFAULT)
 assert(ROTATION_CONFLICT_MS < ROTATION_PERIOD_DAYS_MIN * DAY_MS)
+assert(KEY_STORE_CALL_MS_DEFAULT <= KEY_STORE_CALL_MS_MAX)
 // setTimeout takes 31 bits.
 assert(SCHEDULER_RECHECK_MS < 2 ** 31)
 assert(MESSAGE_BYTES_MAX < REQUEST_BYTES_MAX_DEFAULT)

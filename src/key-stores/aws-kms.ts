@@ -30,7 +30,12 @@ import { checkSignable, type Signable } from '../crypto/signature.ts'
 import { KeyfoldError } from '../errors.ts'
 import { decodeRemoteKey, encodeRemoteKey, isRemoteKeyName } from '../format/remote-key.ts'
 import { WRAPPING_SUITES } from '../format/wrapped-key.ts'
-import { KEY_STORE_CALL_MS_DEFAULT, KEY_STORE_CONNECTIONS_MAX } from '../limits.ts'
+import {
+  CALLER_PLAINTEXT_BYTES_MAX,
+  KEY_STORE_CALL_MS_DEFAULT,
+  KEY_STORE_CONNECTIONS_MAX,
+  KEY_STORE_CREATE_MS,
+} from '../limits.ts'
 import { awsKmsError } from './aws-kms-errors.ts'
 import { withKeyBytes } from './exposed-key.ts'
 import type {
@@ -48,7 +53,7 @@ export interface AwsKmsSettings {
   readonly endpoint?: string | undefined
   /** Where absent, the SDK looks for them: environment, files, the machine's role. */
   readonly credentials?: AwsCredentials | undefined
-  /** Of each call, with what is tried again. */
+  /** Of each call, with what is tried again; making keys has its own time. */
   readonly timeoutMs?: number | undefined
   /** Whether keys are created over there; otherwise each is named by whoever creates a KMS key here. */
   readonly createsKeys: boolean
@@ -100,8 +105,8 @@ function openClient(sdk: Sdk, settings: AwsKmsSettings): KMSClient {
     maxAttempts: ATTEMPTS_MAX,
     requestHandler: {
       connectionTimeout: timeoutMs,
-      // Without it a request that nobody answers holds its connection for ever.
-      socketTimeout: timeoutMs,
+      // Without it half an answer holds its connection for ever: the signal is not heard that late.
+      socketTimeout: KEY_STORE_CREATE_MS,
       httpAgent: agent,
       httpsAgent: agent,
     },
@@ -212,6 +217,9 @@ export class AwsKmsKeyStore implements KeyStore {
     plaintext: Uint8Array,
   ): Promise<Uint8Array> {
     assertWraps(material)
+    if (plaintext.length < 1 || plaintext.length > CALLER_PLAINTEXT_BYTES_MAX) {
+      throw new KeyfoldError('REQUEST_MALFORMED', `1 to ${CALLER_PLAINTEXT_BYTES_MAX} bytes`)
+    }
     const KeyId = keyIdOf(material)
     const { CiphertextBlob } = await this.#call((kms, options) => {
       const input = { KeyId, Plaintext: plaintext, EncryptionContext: contextOf(aad) }
@@ -364,7 +372,7 @@ export class AwsKmsKeyStore implements KeyStore {
         ],
       }
       return kms.send(new this.#sdk.CreateKeyCommand(input), options)
-    })
+    }, KEY_STORE_CREATE_MS)
     return arnOf(KeyMetadata)
   }
 
@@ -423,9 +431,10 @@ export class AwsKmsKeyStore implements KeyStore {
 
   async #call<T>(
     send: (kms: KMSClient, options: { readonly abortSignal: AbortSignal }) => Promise<T>,
+    timeoutMs = this.#timeoutMs,
   ): Promise<T> {
     if (this.#client === undefined) throw new KeyfoldError('LOCKED')
-    const deadline = AbortSignal.timeout(this.#timeoutMs)
+    const deadline = AbortSignal.timeout(timeoutMs)
     const over = new Promise<never>((_, reject) => {
       // The SDK looks at the signal until it has the head of an answer, and waits for the rest without it.
       deadline.addEventListener('abort', () => reject(deadline.reason as Error), { once: true })

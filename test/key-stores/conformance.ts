@@ -10,7 +10,7 @@ import { createHash, randomBytes } from 'node:crypto'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 
 import type { Crypto, KeyHandle } from '../../dist/crypto/crypto.js'
-import { KEY_SPECS, type KeySpec } from '../../dist/crypto/key-spec.js'
+import { KEY_SPECS, traitsOf, type KeySpec, type KeyUsage } from '../../dist/crypto/key-spec.js'
 import type { KeyMaterial, KeyStore } from '../../dist/key-stores/key-store.js'
 import { privateKeysConformance } from './private-keys-conformance.ts'
 
@@ -20,9 +20,13 @@ export interface OpenedKeyStore {
   /** Closes the store, if it is not closed yet, and takes down what stands behind it. */
   readonly close: () => Promise<void>
   /** The id of a key that was just made on the other side, for stores that do not make keys. */
-  readonly externalKeyId?: (keySpec: KeySpec) => Promise<string>
+  readonly externalKeyId?: (keySpec: KeySpec, keyUsage: KeyUsage) => Promise<string>
   /** Algorithms of declared key specs that the other side lacks: they are refused with OPERATION_UNSUPPORTED. */
   readonly algorithmsUnsupported?: readonly string[]
+  /** Over there a key has one usage, whatever else its spec could do: each gets material of its own. */
+  readonly usagesApart?: boolean
+  /** The fewest bytes that the other side encrypts; 0 where absent. Fewer are refused with REQUEST_MALFORMED. */
+  readonly plaintextBytesMin?: number
 }
 
 export type OpenKeyStore = () => Promise<OpenedKeyStore>
@@ -50,6 +54,7 @@ export function conformance(name: string, open: OpenKeyStore): void {
       material = await makeMaterial(opened, SYMMETRIC)
     })
     afterAll(() => opened.close())
+    const takes = (length: number): boolean => length >= (opened.plaintextBytesMin ?? 0)
 
     test('is ready, has a name and declares what it is, each thing once', async () => {
       await store.probe()
@@ -88,7 +93,7 @@ export function conformance(name: string, open: OpenKeyStore): void {
       })
 
       test('are of 32 bytes: nothing shorter or longer becomes one, and no slot is lost', async () => {
-        const wrongs = [0, 1, 16, 31, 33, 64, 4096].map((length) => randomBytes(length))
+        const wrongs = [0, 1, 16, 31, 33, 64, 4096].filter(takes).map((n) => randomBytes(n))
         const before = crypto.keyTableUsage().slotsUsed
         for (const bytes of wrongs) {
           const part = await store.wrapBytes(material, aad, bytes)
@@ -112,6 +117,11 @@ export function conformance(name: string, open: OpenKeyStore): void {
     describe('bytes of the caller', () => {
       test.each([0, 1, 15, 16, 17, 32, 4096])('come back, %i of them', async (length) => {
         const bytes = randomBytes(length)
+        if (!takes(length)) {
+          const refused = { code: 'REQUEST_MALFORMED' }
+          await expect(store.wrapBytes(material, aad, bytes)).rejects.toMatchObject(refused)
+          return
+        }
         const part = await store.wrapBytes(material, aad, Uint8Array.from(bytes))
         expect(Buffer.from(await store.unwrapBytes(material, aad, part))).toEqual(bytes)
         // A view into something larger is no different.
@@ -138,7 +148,8 @@ export function conformance(name: string, open: OpenKeyStore): void {
 
       test.each([0, 32])(
         'with any one byte flipped, cut off or added (%i bytes)',
-        async (length) => {
+        async (wanted) => {
+          const length = takes(wanted) ? wanted : 1
           const part = await store.wrapBytes(material, aad, randomBytes(length))
           for (const wrong of [...flips(part), ...truncations(part), ...additions(part)]) {
             await refuses(aad, wrong)
@@ -339,8 +350,10 @@ export async function makeMaterial(
   keySpec: KeySpec,
   kmsKeyId: Uint8Array = randomBytes(16),
   version = 1,
+  keyUsage?: KeyUsage,
 ): Promise<KeyMaterial> {
-  return { kmsKeyId, version, keySpec, ...(await create(opened, kmsKeyId, version, keySpec)) }
+  const created = await create(opened, kmsKeyId, version, keySpec, keyUsage)
+  return { kmsKeyId, version, keySpec, ...created }
 }
 
 async function create(
@@ -348,8 +361,10 @@ async function create(
   kmsKeyId: Uint8Array,
   version: number,
   keySpec: KeySpec,
+  keyUsage: KeyUsage = traitsOf(keySpec).usages[0] as KeyUsage,
 ) {
-  return store.createKeyMaterial(kmsKeyId, version, keySpec, await externalKeyId?.(keySpec))
+  const keyId = await externalKeyId?.(keySpec, keyUsage)
+  return store.createKeyMaterial(kmsKeyId, version, keySpec, keyId, keyUsage)
 }
 
 /** The table has no call that reads a key out: under a key of a moment's life it opens as bytes. */

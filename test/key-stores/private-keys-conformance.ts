@@ -15,7 +15,7 @@ import {
 } from 'node:crypto'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 
-import { KEY_SPECS, traitsOf, type KeySpec } from '../../dist/crypto/key-spec.js'
+import { KEY_SPECS, traitsOf, type KeySpec, type KeyUsage } from '../../dist/crypto/key-spec.js'
 import type { KeyMaterial, KeyStore } from '../../dist/key-stores/key-store.js'
 import { makeMaterial, type OpenedKeyStore, type OpenKeyStore } from './conformance.ts'
 
@@ -34,13 +34,20 @@ export function privateKeysConformance(open: OpenKeyStore): void {
   describe('private keys and HMAC keys', () => {
     let opened: OpenedKeyStore
     let store: KeyStore
-    /** Of every declared spec but SYMMETRIC_DEFAULT; RSA keys take seconds. */
-    const materials = new Map<KeySpec, KeyMaterial>()
+    /** Of every declared spec but SYMMETRIC_DEFAULT, and each of its usages; RSA keys take seconds. */
+    const materials = new Map<string, KeyMaterial>()
     beforeAll(async () => {
       opened = await open()
       store = opened.store
       for (const spec of store.traits.keySpecs) {
-        if (spec !== 'SYMMETRIC_DEFAULT') materials.set(spec, await makeMaterial(opened, spec))
+        if (spec === 'SYMMETRIC_DEFAULT') continue
+        let material: KeyMaterial | undefined
+        for (const usage of traitsOf(spec).usages) {
+          if (material === undefined || opened.usagesApart === true) {
+            material = await makeMaterial(opened, spec, undefined, 1, usage)
+          }
+          materials.set(`${spec} ${usage}`, material)
+        }
       }
     }, 240_000)
     afterAll(() => opened.close())
@@ -49,8 +56,8 @@ export function privateKeysConformance(open: OpenKeyStore): void {
       opened.algorithmsUnsupported?.includes(algorithm) ?? false
 
     /** Material of the spec, or undefined after it was seen that the store refuses to use any. */
-    async function declared(spec: KeySpec): Promise<KeyMaterial | undefined> {
-      const material = materials.get(spec)
+    async function declared(spec: KeySpec, usage: KeyUsage): Promise<KeyMaterial | undefined> {
+      const material = materials.get(`${spec} ${usage}`)
       if (material !== undefined) return material
       const symmetric = await makeMaterial(opened, 'SYMMETRIC_DEFAULT')
       const claimed = { ...symmetric, keySpec: spec }
@@ -82,7 +89,8 @@ export function privateKeysConformance(open: OpenKeyStore): void {
     const others = specs.filter((spec) => spec !== 'SYMMETRIC_DEFAULT')
 
     test.each(others)('%s wraps nothing', async (spec) => {
-      const material = materials.get(spec) ?? {
+      const [usage] = traitsOf(spec).usages
+      const material = materials.get(`${spec} ${usage}`) ?? {
         ...(await makeMaterial(opened, 'SYMMETRIC_DEFAULT')),
         keySpec: spec,
       }
@@ -101,7 +109,7 @@ export function privateKeysConformance(open: OpenKeyStore): void {
     test.each(others.filter((spec) => traitsOf(spec).signingAlgorithms.length > 0))(
       '%s signs messages and digests, and node:crypto verifies both',
       async (spec) => {
-        const material = await declared(spec)
+        const material = await declared(spec, 'SIGN_VERIFY')
         if (material === undefined) return
         const publicKey = publicKeyOf(material)
         for (const algorithm of traitsOf(spec).signingAlgorithms) {
@@ -129,7 +137,7 @@ export function privateKeysConformance(open: OpenKeyStore): void {
     test.each(others.filter((spec) => traitsOf(spec).signingAlgorithms.length > 0))(
       '%s refuses lengths that the algorithm does not take, and algorithms of others',
       async (spec) => {
-        const material = await declared(spec)
+        const material = await declared(spec, 'SIGN_VERIFY')
         if (material === undefined) return
         const [algorithm] = traitsOf(spec).signingAlgorithms
         if (algorithm === undefined) throw new Error(`${spec} signs`)
@@ -154,7 +162,7 @@ export function privateKeysConformance(open: OpenKeyStore): void {
     test.each(others.filter((spec) => traitsOf(spec).encryptionAlgorithms.length > 0))(
       '%s decrypts what node:crypto encrypted, and nothing that was changed',
       async (spec) => {
-        const material = await declared(spec)
+        const material = await declared(spec, 'ENCRYPT_DECRYPT')
         if (material === undefined) return
         for (const algorithm of ['RSAES_OAEP_SHA_1', 'RSAES_OAEP_SHA_256'] as const) {
           const oaepHash = algorithm === 'RSAES_OAEP_SHA_1' ? 'sha1' : 'sha256'
@@ -188,7 +196,7 @@ export function privateKeysConformance(open: OpenKeyStore): void {
     test.each(others.filter((spec) => traitsOf(spec).keyAgreementAlgorithms.length > 0))(
       '%s agrees with a key of node:crypto, and with no point off its curve',
       async (spec) => {
-        const material = await declared(spec)
+        const material = await declared(spec, 'KEY_AGREEMENT')
         if (material === undefined) return
         const { privateKey, publicKey } = generateKeyPairSync('ec', {
           namedCurve: CURVES[spec] ?? '',
@@ -219,7 +227,7 @@ export function privateKeysConformance(open: OpenKeyStore): void {
     test.each(others.filter((spec) => spec.startsWith('HMAC_')))(
       '%s gives one MAC for a key and a message, and another for any other',
       async (spec) => {
-        const material = await declared(spec)
+        const material = await declared(spec, 'GENERATE_VERIFY_MAC')
         if (material === undefined) return
         const [algorithm] = traitsOf(spec).macAlgorithms
         if (algorithm === undefined) throw new Error(`${spec} authenticates`)
