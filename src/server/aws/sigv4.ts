@@ -13,10 +13,17 @@
  *
  * Details of errors are AWS's own texts where AWS has one: people and programs search for them.
  */
-import { createHmac, hash, randomBytes, timingSafeEqual } from 'node:crypto'
+import { hash, randomBytes, timingSafeEqual } from 'node:crypto'
 import { inspect } from 'node:util'
 import { LRUCache } from 'lru-cache'
 
+import {
+  basicTime,
+  deriveSigningKey,
+  SCOPE_TERMINATOR,
+  SIGNING_ALGORITHM,
+  signatureOf,
+} from '../../crypto/signing-key.ts'
 import { KeyfoldError } from '../../errors.ts'
 import {
   SIGNATURE_SKEW_MS_MAX,
@@ -26,9 +33,6 @@ import {
 } from '../../limits.ts'
 import type { Principal } from '../../kms/kms-key.ts'
 import { canonicalHead, type RequestTarget } from './canonical-request.ts'
-
-const ALGORITHM = 'AWS4-HMAC-SHA256'
-const TERMINATOR = 'aws4_request'
 
 /** What signs: an access key, as whoever keeps access keys knows it. */
 export interface SigningCredential {
@@ -74,7 +78,7 @@ interface SigningKey {
 /** Holds derived signing keys, and shows them to nobody. */
 export class SignatureVerifier {
   readonly #service: string
-  readonly #regions: ReadonlySet<string>
+  readonly #regions: ReadonlySet<string> | undefined
   readonly #lookUp: (accessKeyId: string) => SigningCredential | undefined
   /** Stands in for access keys that do not exist. */
   readonly #decoy: SigningCredential
@@ -89,9 +93,10 @@ export class SignatureVerifier {
   #lastMoment: { readonly text: string; readonly ms: number } = { text: '', ms: 0 }
 
   constructor(options: {
-    /** The signing name, `kms`. */
+    /** The signing name: `kms`, `kms-xks-proxy`. */
     readonly service: string
-    readonly regions: ReadonlySet<string>
+    /** Undefined: the region is where the signer is, and any is good. */
+    readonly regions: ReadonlySet<string> | undefined
     /** Waits for nothing, and knows no access key that was revoked. */
     readonly lookUp: (accessKeyId: string) => SigningCredential | undefined
   }) {
@@ -161,10 +166,8 @@ export class SignatureVerifier {
     const known = this.#lookUp(accessKeyId)
     const credential = known ?? this.#decoy
     const signingKey = this.#signingKey(known === undefined ? '' : accessKeyId, credential, claim)
-    const canonicalHash = hash('sha256', claim.canonicalHead + bodyHash, 'hex')
-    const signature = createHmac('sha256', signingKey)
-      .update(`${ALGORITHM}\n${claim.signedAt}\n${scope}\n${canonicalHash}`)
-      .digest('hex')
+    const canonical = claim.canonicalHead + bodyHash
+    const signature = signatureOf(signingKey, { signedAt: claim.signedAt, scope, canonical })
     const signed = equalSecretly(Buffer.from(signature), Buffer.from(claim.signature))
     const inSession = equalSecretly(
       credential.sessionTokenHash ?? NO_SESSION,
@@ -200,7 +203,8 @@ export class SignatureVerifier {
     if (known?.owner === owner) return known.bytes
     const secret = owner.openSecret()
     try {
-      const bytes = deriveSigningKey(secret, claim.date, claim.region, this.#service)
+      const { date, region } = claim
+      const bytes = deriveSigningKey(secret, { date, region, service: this.#service })
       this.#signingKeys.set(name, { owner, bytes })
       return bytes
     } finally {
@@ -248,13 +252,13 @@ export class SignatureVerifier {
         'Credential must have exactly 5 slash-delimited elements, e.g. keyid/date/region/service/term',
       )
     }
-    if (terminator !== TERMINATOR) {
-      throw invalid(`Credential should be scoped with a valid terminator: '${TERMINATOR}'.`)
+    if (terminator !== SCOPE_TERMINATOR) {
+      throw invalid(`Credential should be scoped with a valid terminator: '${SCOPE_TERMINATOR}'.`)
     }
     if (service !== this.#service) {
       throw invalid(`Credential should be scoped to correct service: '${this.#service}'.`)
     }
-    if (!this.#regions.has(region)) {
+    if (!(this.#regions?.has(region) ?? REGION.test(region))) {
       throw invalid('Credential should be scoped to a valid region.')
     }
     if (!signedAt.startsWith(date) || date.length !== DATE_CHARACTERS) {
@@ -270,6 +274,8 @@ export class SignatureVerifier {
 const NO_SESSION = new Uint8Array(0)
 /** A token of RFC 9110 §5.6.2 in lower case. */
 const HEADER_NAME = /^[a-z0-9!#$%&'*+.^_`|~-]+$/
+/** What is no name of a region is not remembered either. */
+const REGION = /^[a-z0-9-]{1,32}$/
 const DATE_CHARACTERS = 'YYYYMMDD'.length
 
 function invalid(detail?: string): KeyfoldError {
@@ -284,17 +290,17 @@ interface Authorization {
 
 function readAuthorization(request: RequestTarget): Authorization {
   const authorization = request.header('authorization')
-  if (!authorization.startsWith(`${ALGORITHM} `)) {
+  if (!authorization.startsWith(`${SIGNING_ALGORITHM} `)) {
     if (authorization === '' && /(?:^|&)X-Amz-(?:Algorithm|Signature)=/i.test(request.query)) {
       throw invalid('presigned requests are not served: sign in the Authorization header')
     }
     throw new KeyfoldError(
       'AUTHENTICATION_MISSING',
-      authorization === '' ? undefined : `${ALGORITHM} is needed`,
+      authorization === '' ? undefined : `${SIGNING_ALGORITHM} is needed`,
     )
   }
   let [credential, signedHeaders, signature] = ['', '', '']
-  for (let at = ALGORITHM.length + 1; at <= authorization.length;) {
+  for (let at = SIGNING_ALGORITHM.length + 1; at <= authorization.length;) {
     const comma = authorization.indexOf(',', at)
     const end = comma < 0 ? authorization.length : comma
     const parameter = authorization.slice(at, end).trim()
@@ -355,25 +361,6 @@ function readBasicTime(text: string): number | undefined {
 function readHttpDate(text: string): number | undefined {
   const moment = new Date(text)
   return moment.toUTCString() === text ? moment.getTime() : undefined
-}
-
-function basicTime(ms: number): string {
-  return `${new Date(ms).toISOString().slice(0, 19).replaceAll(/[-:]/g, '')}Z`
-}
-
-function deriveSigningKey(
-  secret: Uint8Array,
-  date: string,
-  region: string,
-  service: string,
-): Buffer {
-  let key = Buffer.concat([Buffer.from('AWS4'), secret])
-  for (const step of [date, region, service, TERMINATOR]) {
-    const next = createHmac('sha256', key).update(step).digest()
-    key.fill(0)
-    key = next
-  }
-  return key
 }
 
 /** timingSafeEqual throws where lengths differ; the lengths here are no secret. */
