@@ -94,6 +94,31 @@ export const SIGNED_HEADERS_MAX = 100
 export const SIGNED_HEADER_LISTS_MAX = 256
 /** Derived signing keys, one for each access key, day and region in use: 32 bytes each. */
 export const SIGNING_KEYS_MAX = 4_096
+
+// External key stores (XKS Proxy API 1.0.3).
+
+/** Of the path up to and with `/kms/xks/v1`, of a whole URI, and of the name of a key. */
+export const XKS_PATH_CHARACTERS_MAX = 128
+export const XKS_URI_CHARACTERS_MAX = 256
+export const EXTERNAL_KEY_ID_CHARACTERS_MAX = 128
+/** So that credentials can be changed without a gap: the old one and the new one. */
+export const XKS_CREDENTIALS_PER_PREFIX_MAX = 2
+/** A proxy has to take 4,300 bytes of plaintext and 8,192 of AAD; ours takes more of both. */
+export const XKS_PLAINTEXT_BYTES_MAX = 8_192
+export const XKS_AAD_BYTES_MAX = 16_384
+/** Both as base64, and requestMetadata with ARNs of 2,048 characters. */
+export const XKS_REQUEST_BYTES_MAX = 65_536
+/** Errors have a text of fewer than 512 characters. */
+export const XKS_ERROR_CHARACTERS_MAX = 511
+/** How old the result of a health check may be: AWS allows a minute. */
+export const XKS_HEALTH_AGE_MS_MAX = 30_000
+/** AWS KMS gives a proxy 250 ms for a call, and so do we. */
+export const XKS_DEADLINE_MS_DEFAULT = 250
+/** Connections to a proxy. Eight made 2,900 calls a second on one machine; AWS allows 1,800 by default. */
+export const XKS_SOCKETS_MAX = 32
+/** The longest answer holds 4,096 bytes as base64. */
+export const XKS_ANSWER_BYTES_MAX = 65_536
+
 // The audit log.
 
 /** Records that wait in memory while the sink is slow or full: 4 s of 60,000 requests/s, at about 250 bytes each. */
@@ -180,6 +205,11 @@ assert(MESSAGE_KEY_BYTES_MAX + BATCH_MESSAGES_MAX * MESSAGE_BYTES_MAX <= Number.
 assert(BATCH_MESSAGES_MAX <= MESSAGE_KEY_MESSAGES_DEFAULT)
 assert(ROTATION_CONFLICT_MS < ROTATION_PERIOD_DAYS_MIN * DAY_MS)
 assert(KEY_STORE_CALL_MS_DEFAULT <= KEY_STORE_CALL_MS_MAX)
+assert(2 * (XKS_PLAINTEXT_BYTES_MAX + XKS_AAD_BYTES_MAX) < XKS_REQUEST_BYTES_MAX)
+// Its length is a u16 of our AAD.
+assert(XKS_AAD_BYTES_MAX < 2 ** 16)
+assert(2 * CALLER_PLAINTEXT_BYTES_MAX < XKS_ANSWER_BYTES_MAX)
+assert(XKS_HEALTH_AGE_MS_MAX < 60_000)
 // setTimeout takes 31 bits.
 assert(SCHEDULER_RECHECK_MS < 2 ** 31)
 assert(MESSAGE_BYTES_MAX < REQUEST_BYTES_MAX_DEFAULT)

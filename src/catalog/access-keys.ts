@@ -13,6 +13,7 @@ export interface StoredAccessKey {
   readonly createdAtMs: number
   readonly expiresAtMs: number | null
   readonly revokedAtMs: number | null
+  readonly xksPrefix: string | null
 }
 
 export async function readAccessKeys(db: Queries): Promise<readonly StoredAccessKey[]> {
@@ -28,6 +29,22 @@ export async function insertAccessKey(
     .insertInto('accessKeys')
     .values({ ...accessKey, changeNumber })
     .execute()
+}
+
+/** Access keys below a prefix that sign at this moment. */
+export async function countLiveOfPrefix(
+  db: Queries,
+  xksPrefix: string,
+  nowMs: number,
+): Promise<number> {
+  const { live } = await db
+    .selectFrom('accessKeys')
+    .select(({ fn }) => fn.countAll<number>().as('live'))
+    .where('xksPrefix', '=', xksPrefix)
+    .where('revokedAtMs', 'is', null)
+    .where((row) => row.or([row('expiresAtMs', 'is', null), row('expiresAtMs', '>', nowMs)]))
+    .executeTakeFirstOrThrow()
+  return Number(live)
 }
 
 /** Its secret goes at once: an access key that was revoked never comes back. */

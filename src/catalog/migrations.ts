@@ -16,6 +16,7 @@ const MIGRATIONS: readonly Migration[] = [
   { name: '0002-control-plane', up: addControlPlane },
   { name: '0003-due-moments', up: addDueMoments },
   { name: '0004-grant-issuers', up: addGrantIssuers },
+  { name: '0008-xks-proxy', up: addXksPrefixes },
 ]
 
 /** Runs what has not run yet. A catalog of a newer keyfold is refused rather than misread. */
@@ -236,6 +237,11 @@ async function addGrantIssuers(transaction: Transaction<CatalogTables>): Promise
     .alterTable('grants')
     .addColumn('issuingAccount', 'text', (column) => column.notNull().defaultTo(''))
     .execute()
+}
+
+/** Access keys that are there already sign requests of AWS KMS. */
+async function addXksPrefixes({ schema }: Transaction<CatalogTables>): Promise<void> {
+  await schema.alterTable('accessKeys').addColumn('xksPrefix', 'text').execute()
 }
 
 /** What AWS KMS gives a key that is created without a policy; written out, for this step never changes. */

@@ -115,6 +115,8 @@ export interface CatalogTables {
     expiresAtMs: number | null
     revokedAtMs: number | null
     changeNumber: number
+    /** It signs requests of the XKS proxy API below this prefix, '' or `/a/b`, and no others; null: of AWS KMS. */
+    xksPrefix: string | null
   }
   /** Policies attached to a principal (IAM's identity-based policies). */
   identityPolicies: {

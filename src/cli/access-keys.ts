@@ -2,6 +2,7 @@
 import type { Command } from 'commander'
 
 import type { PlainValue } from '../format/msgpack.ts'
+import { XKS_API_PATH } from '../format/xks-protocol.ts'
 import { addConnectFlags, withServer, type ConnectFlags } from './connect.ts'
 import { seconds } from './flags.ts'
 import { print, printJson, printRows, showTime } from './output.ts'
@@ -13,6 +14,7 @@ interface AccessKeysFlags extends ConnectFlags {
 interface CreateFlags extends AccessKeysFlags {
   readonly principal: string
   readonly temporary?: boolean
+  readonly xksPrefix?: string
   readonly expiresIn?: number
 }
 
@@ -33,15 +35,22 @@ export function addAccessKeys(program: Command): void {
   add('create', 'create an access key and print it, once, as a shell reads it')
     .requiredOption('--principal <arn>', 'arn:aws:iam::ACCOUNT:user/NAME')
     .option('--temporary', 'with a session token; needs --expires-in')
+    .option(
+      '--xks-prefix <path>',
+      'for AWS KMS to sign with, as it uses this server as an external key store proxy: /PREFIX, or / for none. ' +
+        'Prints the configuration file that the AWS KMS console takes',
+    )
     .option('--expires-in <seconds>', 'never, if not given', seconds)
     .action((flags: CreateFlags) =>
       withServer(flags, async (keyfold) => {
         const created = (await keyfold.manage('POST', '/v1/access-keys', {
           principal: flags.principal,
           temporary: flags.temporary,
+          xksPrefix: flags.xksPrefix === '/' ? '' : flags.xksPrefix,
           expiresInSeconds: flags.expiresIn,
         })) as Row
         if (flags.json === true) printJson(created)
+        else if (flags.xksPrefix !== undefined) printXksConfiguration(created)
         else printExports(created)
       }),
     )
@@ -52,7 +61,14 @@ export function addAccessKeys(program: Command): void {
       }
       if (flags.json === true) printJson(found)
       else
-        printRows(found.map(shown), ['accessKeyId', 'principal', 'created', 'expires', 'revoked'])
+        printRows(found.map(shown), [
+          'accessKeyId',
+          'principal',
+          'xksPath',
+          'created',
+          'expires',
+          'revoked',
+        ])
     }),
   )
   add('revoke <accessKeyId>', 'refuse an access key from now on, for good').action(
@@ -75,9 +91,26 @@ function printExports(created: Row): void {
   }
 }
 
+/** XKS Proxy API, "XKS proxy configuration in AWS KMS console". */
+function printXksConfiguration(created: Row): void {
+  const configuration = {
+    XksProxyUriPath: xksPathOf(created),
+    XksProxyAuthenticationCredential: {
+      AccessKeyId: created['accessKeyId'],
+      RawSecretAccessKey: created['secretAccessKey'],
+    },
+  }
+  print(JSON.stringify(configuration, undefined, 2))
+}
+
+function xksPathOf({ xksPrefix }: Row): string {
+  return typeof xksPrefix === 'string' ? xksPrefix + XKS_API_PATH : ''
+}
+
 function shown(accessKey: Row): Row {
   return {
     ...accessKey,
+    xksPath: xksPathOf(accessKey),
     created: showTime(accessKey['createdAtMs']),
     expires: showTime(accessKey['expiresAtMs']),
     revoked: showTime(accessKey['revokedAtMs']),

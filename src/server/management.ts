@@ -153,9 +153,11 @@ export const createAccessKey: ManagementHandler = async (request) => {
   const { secretAccessKey, sessionToken, record } = await engine.accessKeys.create({
     principalArn: text(fields, 'principal'),
     temporary: optionalBoolean(fields, 'temporary'),
+    xksPrefix: optionalText(fields, 'xksPrefix'),
     expiresAtMs: optionalExpiry(fields),
   })
-  return { accessKeyId: record.accessKeyId, secretAccessKey, sessionToken }
+  const { accessKeyId, xksPrefix } = record
+  return { accessKeyId, secretAccessKey, sessionToken, xksPrefix }
 }
 
 export const revokeAccessKey: ManagementHandler = async (request) => {

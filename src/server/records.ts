@@ -231,6 +231,7 @@ const RECORDED_FIELDS: ReadonlySet<string> = new Set([
   'actions',
   'keys',
   'expiresInSeconds',
+  'xksPrefix',
 ])
 
 /** Short values as they are, lists in one line; no bytes, and no value of any length. */

@@ -111,6 +111,7 @@ export const ROUTES: readonly Route[] = [
   manage('post', '/v1/access-keys', 'CreateAccessKey', management.createAccessKey, [
     'principal',
     'temporary',
+    'xksPrefix',
     'expiresInSeconds',
   ]),
   manage('del', '/v1/access-keys/:name', 'RevokeAccessKey', management.revokeAccessKey),
