@@ -39,6 +39,8 @@ export interface Config {
         readonly clientCaFile: string | undefined
       }
     | undefined
+  /** Common names of clients that may use this server as an external key store proxy; empty: any that it lets in. */
+  readonly xksClientNames: readonly string[]
   readonly region: string
   /** Regions in which this server keeps keys besides: multi-Region keys are replicated to them. */
   readonly otherRegions: readonly string[]
@@ -134,6 +136,12 @@ export const SETTINGS = [
   setting('tlsCert', 'file of the certificate chain, PEM', text),
   setting('tlsKey', 'file of the private key, PEM', text),
   setting('clientCa', 'file of CA certificates; clients must show one of theirs', text),
+  setting(
+    'xksClientName',
+    'common names, comma-separated, of client certificates that may use the XKS proxy API (any), ' +
+      'such as cks.kms.us-east-1.amazonaws.com; needs clientCa',
+    list(pattern(/^[\w.*-]{1,253}$/, 'a common name')),
+  ),
   setting(
     'region',
     'stands in every ARN (us-east-1); frozen when the catalog is created',
@@ -301,6 +309,7 @@ function configOf(values: Values): Config {
     listen: values.listen ?? { host: '127.0.0.1', port: 8790 },
     plaintextAllowed: values.allowPlaintext === 'true',
     tls: tlsOf(values),
+    xksClientNames: values.xksClientName ?? [],
     region: values.region ?? 'us-east-1',
     otherRegions: (values.otherRegions ?? []).filter((region) => region !== values.region),
     account: values.account ?? '000000000000',
@@ -335,7 +344,10 @@ function configOf(values: Values): Config {
 }
 
 function tlsOf(values: Values): Config['tls'] {
-  const { tlsCert, tlsKey, clientCa } = values
+  const { tlsCert, tlsKey, clientCa, xksClientName } = values
+  if (xksClientName !== undefined && clientCa === undefined) {
+    throw new KeyfoldError('CONFIG_INVALID', 'xksClientName needs clientCa')
+  }
   if (tlsCert === undefined && tlsKey === undefined) {
     if (clientCa === undefined) return undefined
     throw new KeyfoldError('CONFIG_INVALID', 'clientCa needs tlsCert and tlsKey')

@@ -124,6 +124,18 @@ export const ERRORS = {
     'this is not the key material that was imported before, or it is of the wrong length',
   ),
 
+  // External key stores.
+  XKS_KEY_NOT_FOUND: kind(
+    400,
+    'XksKeyNotFoundException',
+    'the external key store proxy has no key of that id',
+  ),
+  XKS_KEY_INVALID_CONFIGURATION: kind(
+    400,
+    'XksKeyInvalidConfigurationException',
+    'the external key is not an enabled AES-256 key for encrypting and decrypting',
+  ),
+
   // The AWS protocol's own.
   OPERATION_UNKNOWN: kind(400, 'UnknownOperationException', 'there is no such operation'),
   SERIALIZATION_INVALID: kind(

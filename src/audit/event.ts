@@ -12,8 +12,8 @@ export interface AuditEvent {
   /** Id of the token or access key, never the secret. */
   readonly credentialId: string
   readonly sourceAddress: string | undefined
-  /** The batch API, or the AWS KMS protocol. */
-  readonly door: 'v1' | 'kms'
+  /** The batch API, the AWS KMS protocol, or the external key store proxy API. */
+  readonly door: 'v1' | 'kms' | 'xks'
   /** AWS KMS's name where it has one, else ours. */
   readonly operation: string
   readonly keyArns: readonly string[]

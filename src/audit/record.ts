@@ -200,7 +200,7 @@ function identityOf({ principalArn, credentialId, door }: EventHead): Record<str
     type: IDENTITY_TYPES[kind] ?? 'Unknown',
     arn: principalArn,
     accountId: accountOf(principalArn),
-    ...(door === 'kms' ? { accessKeyId: credentialId } : { credentialId }),
+    ...(door === 'v1' ? { credentialId } : { accessKeyId: credentialId }),
   }
 }
 

@@ -16,6 +16,7 @@ import type {
   VerifyMacRequest,
   VerifyRequest,
 } from './asymmetric.ts'
+import type { XksDecryptRequest, XksEncrypted, XksEncryptRequest } from './xks.ts'
 
 export type Form = 'inline' | 'packed' | 'detached'
 
@@ -188,6 +189,15 @@ export interface Envelope {
   encryptBytes(request: EncryptBytesRequest): Promise<Uint8Array>
   /** Opens what encryptBytes made, and inline messages. Throws DECRYPT_FAILED. */
   decryptBytes(request: DecryptBytesRequest): Promise<Uint8Array>
+
+  // As an external key store proxy.
+
+  encryptXks(request: XksEncryptRequest): Promise<XksEncrypted>
+  /** Throws DECRYPT_FAILED. */
+  decryptXks(request: XksDecryptRequest): Promise<{
+    readonly plaintext: Uint8Array
+    readonly materialVersion: number
+  }>
 
   // Under key pairs and HMAC keys.
 

@@ -7,6 +7,7 @@ import { decrypt } from './decrypt.ts'
 import { encrypt } from './encrypt.ts'
 import type { EnvelopeParts } from './parts.ts'
 import { reEncrypt } from './re-encrypt.ts'
+import { decryptXks, encryptXks } from './xks.ts'
 
 export function createEnvelope(parts: EnvelopeParts): Envelope {
   return {
@@ -18,6 +19,8 @@ export function createEnvelope(parts: EnvelopeParts): Envelope {
     dataKeyPair: (request) => generateDataKeyPair(parts, request),
     encryptBytes: (request) => encryptBytes(parts, request),
     decryptBytes: (request) => decryptBytes(parts, request),
+    encryptXks: (request) => encryptXks(parts, request),
+    decryptXks: (request) => decryptXks(parts, request),
     sign: (request) => asymmetric.sign(parts, request),
     verify: (request) => asymmetric.verifySignature(parts, request),
     encryptWithPublicKey: (request) => asymmetric.encryptWithPublicKey(request),

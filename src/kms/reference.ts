@@ -50,10 +50,14 @@ export function parseKeyReference(
     alias = match[4]
   }
   if (alias !== undefined) return { kind: 'alias', alias, region: where }
-  if (!ID_PATTERN.test(id)) {
+  if (!isKeyId(id)) {
     throw new KeyfoldError('KMS_KEY_NOT_FOUND', 'a key id, key ARN, alias or alias ARN is needed')
   }
   return { kind: 'id', id, region: where }
+}
+
+export function isKeyId(reference: string): boolean {
+  return ID_PATTERN.test(reference)
 }
 
 /** `alias/NAME` of an alias or alias ARN, however the key was named; undefined of anything else. */

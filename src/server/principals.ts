@@ -63,10 +63,9 @@ function principalOf(certificate: X509Certificate, account: string): Principal |
     .split(', ')
     .filter((name) => name.startsWith('URI:'))
     .map((name) => name.slice('URI:'.length))
-  const commonName = /^CN=(.+)$/m.exec(certificate.subject)?.[1]
   const arn =
     uris.find((uri) => PRINCIPAL_ARN_PATTERN.test(uri)) ??
-    `arn:aws:iam::${account}:user/${commonName ?? ''}`
+    `arn:aws:iam::${account}:user/${commonNameOf(certificate)}`
   if (!PRINCIPAL_ARN_PATTERN.test(arn)) return undefined
   return {
     arn,
@@ -76,6 +75,11 @@ function principalOf(certificate: X509Certificate, account: string): Principal |
     keys: ['*'],
     expiresAtMs: Date.parse(certificate.validTo),
   }
+}
+
+/** '' where there is none. */
+export function commonNameOf({ subject }: X509Certificate): string {
+  return /^CN=(.+)$/m.exec(subject)?.[1] ?? ''
 }
 
 function isExpired({ expiresAtMs }: Principal): boolean {

@@ -8,7 +8,7 @@ import { decodeValue, malformed, type PlainValue, type Value } from '../format/m
 import { jsonToMsgpack } from '../format/json.ts'
 import type { Principal, RequestOrigin } from '../kms/kms-key.ts'
 import { encodeAnswer, encodeError, encodeJson, encodeText, type Answer } from './answer.ts'
-import { AwsDoor, AWS_JSON_TYPE, AWS_REQUEST_BYTES_MAX, type AwsAnswer } from './aws/door.ts'
+import { AwsDoor } from './aws/door.ts'
 import { Exchange, type Body } from './exchange.ts'
 import {
   decodePathParameter,
@@ -34,10 +34,12 @@ import {
   RequestRecord,
 } from './records.ts'
 import { ROUTES, type Route } from './routes.ts'
+import type { SignedAnswer, SignedDoor, SignedHead } from './signed-door.ts'
 import { SourceAddresses } from './source-addresses.ts'
 import { closeListener, createApp, listen, portOf } from './uws.ts'
 import type { HttpRequest, HttpResponse, TemplatedApp } from './uws.ts'
 import { WebSockets } from './websocket.ts'
+import { isXksPath, XksDoor } from './xks/door.ts'
 
 export interface RunningServer {
   readonly url: string
@@ -122,6 +124,7 @@ export class Server {
   readonly #metrics: Metrics
   readonly #webSockets: WebSockets
   readonly #aws: AwsDoor
+  readonly #xks: XksDoor
   readonly #sources: SourceAddresses | undefined
   readonly #requestIds: string
   #requests = 0
@@ -138,7 +141,10 @@ export class Server {
     this.#metrics = new Metrics(engine)
     this.#sources = engine.audit.on ? new SourceAddresses() : undefined
     this.#requestIds = `${Date.now().toString(36)}-${process.pid.toString(36)}`
-    this.#aws = new AwsDoor(engine, (error, requestId) => void this.#knownError(error, requestId))
+    const unexpected = (error: unknown, requestId: string): void =>
+      void this.#knownError(error, requestId)
+    this.#aws = new AwsDoor(engine, unexpected)
+    this.#xks = new XksDoor(engine, unexpected)
     this.#webSockets = new WebSockets({
       slots: engine.slots,
       log,
@@ -189,9 +195,13 @@ export class Server {
     this.#webSockets.register(app)
     paths.add('/')
     const awsFigures = this.#metrics.route('/')
-    app.post('/', (response, request) => this.#serveAws(response, request, awsFigures))
+    app.post('/', (response, request) =>
+      this.#serveSigned(response, request, this.#aws, awsFigures),
+    )
     const texts: readonly Text[] = [
       { path: '/healthz', type: TEXT_TYPE, text: () => 'ok\n' },
+      // What a proxy of AWS's own sample answers: load balancers are set to it.
+      { path: '/ping', type: TEXT_TYPE, text: () => 'pong\n' },
       { path: '/readyz', type: TEXT_TYPE, text: () => this.#ready() },
       {
         path: '/metrics',
@@ -206,7 +216,12 @@ export class Server {
     for (const path of paths) {
       app.any(path, (response, request) => this.#refuse(response, request, 'METHOD_NOT_ALLOWED'))
     }
-    app.any('/*', (response, request) => this.#refuse(response, request, 'ROUTE_NOT_FOUND'))
+    const xksFigures = this.#metrics.route('/kms/xks/v1')
+    app.any('/*', (response, request) => {
+      // Behind prefixes that come and go, which no route of the front end could name.
+      if (!isXksPath(request.getUrl())) this.#refuse(response, request, 'ROUTE_NOT_FOUND')
+      else this.#serveSigned(response, request, this.#xks, xksFigures)
+    })
   }
 
   /** Resolves when nothing is under way, or after DRAIN_MS_MAX. */
@@ -325,43 +340,53 @@ export class Server {
     })
   }
 
-  /** The AWS protocol signs what it sends: who asks is known when the whole body is there. */
-  #serveAws(response: HttpResponse, request: HttpRequest, figures: RouteFigures): void {
+  /** Who asks is known when the whole body is there: it is what was signed. */
+  #serveSigned<Head extends SignedHead>(
+    response: HttpResponse,
+    request: HttpRequest,
+    door: SignedDoor<Head>,
+    figures: RouteFigures,
+  ): void {
     const startedMs = performance.now()
     const { method, announcedBytes } = readHead(request)
     const exchange = this.#open(response, method)
     const target = {
-      method: 'POST',
+      method: method.toUpperCase(),
       path: request.getUrl(),
       query: request.getQuery() ?? '',
       header: (name: string) => request.getHeader(name),
     }
     const address = this.#sources?.of(response)
-    const head = this.#aws.read(target, { origin: exchange, address }, () => {
-      this.#certificateOf(response)
+    // Read now: the doors copy it, and a copy of an exchange would have no address.
+    const { sourceAddress, secureTransport } = exchange
+    const origin = { sourceAddress, secureTransport }
+    const head = door.read(target, { origin, address }, () => {
+      const certificate = this.#certificateOf(response)
       if (this.#draining) throw new KeyfoldError('SHUTTING_DOWN')
+      return certificate
     })
-    const send = ({ status, requestId, body }: AwsAnswer): void => {
-      const headers: Header[] = [['x-amzn-RequestId', requestId]]
-      exchange.send(statusLine(status), AWS_JSON_TYPE, encodeText(body), headers)
+    const send = ({ status, requestId, body }: SignedAnswer): void => {
+      const headers: Header[] = [[door.requestIdHeader, requestId]]
+      exchange.send(statusLine(status), door.contentType, body, headers)
       figures.count(status, performance.now() - startedMs)
     }
     const received = (body: Body): void => {
       this.#begin()
       const bytes = Uint8Array.from(body.bytes)
+      // Plaintext may stand in it.
+      body.bytes.fill(0)
       body.release()
-      this.#aws
+      door
         .answer(head, bytes)
         .then(send)
         .finally(() => {
-          // Plaintext may have stood in it.
           bytes.fill(0)
           this.#end()
         })
         .catch((error: unknown) => this.#log.error(error))
     }
-    const refused = (error: KeyfoldError): void => send(this.#aws.refuse(error))
-    exchange.receive(this.#engine.slots, AWS_REQUEST_BYTES_MAX, announcedBytes, received, refused)
+    const refused = (error: KeyfoldError): void => send(door.refuse(error))
+    exchange.receive(this.#engine.slots, door.requestBytesMax, announcedBytes, received, refused)
   }
 
   /** Authenticate, receive, run, record, answer: the one way through for every route. */

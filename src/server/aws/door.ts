@@ -6,39 +6,31 @@ import { randomUUID } from 'node:crypto'
 
 import type { Engine } from '../../engine.ts'
 import { ERRORS, KeyfoldError, type ErrorCode } from '../../errors.ts'
-import type { RequestOrigin } from '../../kms/kms-key.ts'
 import { encodeEncryptionContext } from '../../format/encryption-context.ts'
+import { encodeText } from '../answer.ts'
 import { countUses, recorded, recordedDurably, RequestRecord } from '../records.ts'
+import type { SignedAnswer, SignedDoor, SignedHead } from '../signed-door.ts'
 import { Call } from './call.ts'
 import { OPERATIONS } from './operations.ts'
 import type { Operation, Output } from './operation.ts'
 import type { RequestTarget } from './canonical-request.ts'
-import { SignatureVerifier, type SignatureClaim } from './sigv4.ts'
+import { SignatureVerifier } from './sigv4.ts'
 
 /** The longest: a policy of 131,072 characters, each of which JSON may write as six bytes. */
-export const AWS_REQUEST_BYTES_MAX = 1024 * 1024
+const AWS_REQUEST_BYTES_MAX = 1024 * 1024
 
-export const AWS_JSON_TYPE = 'application/x-amz-json-1.1'
+const AWS_JSON_TYPE = 'application/x-amz-json-1.1'
 
 const TARGET_PREFIX = 'TrentService.'
 
-export interface AwsAnswer {
-  readonly status: number
-  readonly requestId: string
-  readonly body: string
-}
-
-/** What a request's headers say, read before its body is there: they do not outlive the handler. */
-export interface AwsHead {
-  /** Who claims to have signed, or why that cannot be told. */
-  readonly claim: SignatureClaim | KeyfoldError
+export interface AwsHead extends SignedHead {
   readonly target: string
-  readonly origin: RequestOrigin
-  /** For the record; undefined where there is no audit log. */
-  readonly address: string | undefined
 }
 
-export class AwsDoor {
+export class AwsDoor implements SignedDoor<AwsHead> {
+  readonly requestBytesMax = AWS_REQUEST_BYTES_MAX
+  readonly contentType = AWS_JSON_TYPE
+  readonly requestIdHeader = 'x-amzn-RequestId'
   readonly #engine: Engine
   readonly #signatures: SignatureVerifier
   /** Is told what no caller is. */
@@ -56,11 +48,10 @@ export class AwsDoor {
     accessKeys.onChange(() => this.#signatures.forget())
   }
 
-  /** `admit` throws where nobody is served now, whoever asks. */
   read(
     request: RequestTarget,
     from: Pick<AwsHead, 'origin' | 'address'>,
-    admit: () => void,
+    admit: () => string,
   ): AwsHead {
     const target = request.header('x-amz-target')
     try {
@@ -73,8 +64,7 @@ export class AwsDoor {
     }
   }
 
-  /** Never rejects. What was done is recorded before anyone is told. */
-  async answer(head: AwsHead, body: Uint8Array): Promise<AwsAnswer> {
+  async answer(head: AwsHead, body: Uint8Array): Promise<SignedAnswer> {
     const requestId = randomUUID()
     const name = head.target.startsWith(TARGET_PREFIX)
       ? head.target.slice(TARGET_PREFIX.length)
@@ -87,7 +77,7 @@ export class AwsDoor {
         operation === undefined || DATA_PLANE.has(operation.name)
           ? await recorded(this.#engine, record, work)
           : await recordedDurably(this.#engine, record, false, work)
-      const answer = { status: 200, requestId, body: encode(output) }
+      const answer = { status: 200, requestId, body: encodeText(encode(output)) }
       for (const name of SECRETS) {
         const secret = output[name]
         if (secret instanceof Uint8Array) secret.fill(0)
@@ -107,11 +97,12 @@ export class AwsDoor {
     return new RequestRecord(operation, { requestId, sourceAddress, door: 'kms' })
   }
 
-  refuse(error: unknown, requestId: string = randomUUID()): AwsAnswer {
+  refuse(error: unknown, requestId: string = randomUUID()): SignedAnswer {
     const known = error instanceof KeyfoldError && error.code !== 'INTERNAL'
     if (!known) this.#unexpected(error, requestId)
     const { code, detail } = known ? error : new KeyfoldError('INTERNAL')
-    return { status: statusOf(code), requestId, body: encodeError(code, detail) }
+    const body = encodeText(encodeError(code, detail))
+    return { status: statusOf(code), requestId, body }
   }
 
   async #run(
