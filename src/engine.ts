@@ -2,7 +2,14 @@
  * The composition root: crypto, catalog, key stores, keys, cache, pool and envelope put together, for the server and
  * for whoever wants the same without one. The main thread loads the addon first and owns every handle and lease.
  */
-import { openAuditLog, type AuditCounters, type AuditLog } from './audit/audit-log.ts'
+import { randomUUID } from 'node:crypto'
+
+import {
+  openAuditLog,
+  type AuditCounters,
+  type AuditEvent,
+  type AuditLog,
+} from './audit/audit-log.ts'
 import { openCatalog } from './catalog/catalog.ts'
 import type { Config } from './config.ts'
 import { chooseCrypto } from './crypto/choose.ts'
@@ -12,7 +19,10 @@ import { MissBudget } from './data-keys/miss-budget.ts'
 import type { Envelope } from './envelope/batch.ts'
 import { createEnvelope } from './envelope/envelope.ts'
 import { KeyfoldError } from './errors.ts'
-import { LocalKeyStore } from './key-stores/local.ts'
+import type { GuardFigures } from './key-stores/guard.ts'
+import { GuardedKeyStore, type GuardedStoreSettings } from './key-stores/guarded.ts'
+import type { KeyStore } from './key-stores/key-store.ts'
+import { LOCAL_KEY_STORE, LocalKeyStore } from './key-stores/local.ts'
 import { readRootKey } from './key-stores/root-key.ts'
 import { SecretSealer } from './key-stores/secret-sealer.ts'
 import { AccessKeys } from './kms/access-keys.ts'
@@ -22,6 +32,7 @@ import { KeyUses } from './kms/key-uses.ts'
 import { Kms } from './kms/kms.ts'
 import { Scheduler } from './kms/scheduler.ts'
 import { Tokens } from './kms/tokens.ts'
+import { WrapBudgets, type WrapFigures } from './kms/wrap-budgets.ts'
 import { Pool } from './pool/pool.ts'
 import { BoundedSlotPool } from './pool/slot-pool.ts'
 
@@ -34,6 +45,29 @@ export interface EngineCounters extends DataKeyCounters, AuditCounters {
   readonly bytesInFlight: number
   readonly overloads: number
   readonly keyTable: KeyTableUsage
+}
+
+/** A key store of another system, as operators see it. */
+export interface StoreFigures {
+  readonly name: string
+  readonly guard: GuardFigures
+  readonly wraps: WrapFigures
+}
+
+/** A key store of another system, which the engine puts behind a guard. */
+export interface OtherKeyStore {
+  readonly store: KeyStore
+  readonly settings?: Partial<GuardedStoreSettings> | undefined
+}
+
+export interface EngineOptions {
+  readonly log: (message: string) => void
+  /** What waiting periods, rotations and expiries go by; the system's clock where absent. */
+  readonly wallClockMs?: () => number
+  /** Besides the local one. */
+  readonly otherKeyStores?: (crypto: Crypto) => readonly OtherKeyStore[]
+  /** Name of the store that new keys go to; the local one where absent. */
+  readonly defaultKeyStore?: string
 }
 
 export interface Engine {
@@ -51,6 +85,7 @@ export interface Engine {
   readonly audit: AuditLog
   readonly keyUses: KeyUses
   counters(): EngineCounters
+  storeFigures(): readonly StoreFigures[]
   /** Wipes every key in memory. Until a restart everything that needs one answers LOCKED. */
   lock(): void
   readonly locked: boolean
@@ -63,22 +98,27 @@ export interface Engine {
 const SWEEP_MS = 5_000
 
 /** Errors: CONFIG_INVALID, ROOT_KEY_INVALID, CATALOG_UNAVAILABLE, NATIVE_UNAVAILABLE, AUDIT_UNAVAILABLE. */
-export async function openEngine(
-  config: Config,
-  options: {
-    readonly log: (message: string) => void
-    /** What waiting periods, rotations and expiries go by; the system's clock where absent. */
-    readonly wallClockMs?: () => number
-  },
-): Promise<Engine> {
+export async function openEngine(config: Config, options: EngineOptions): Promise<Engine> {
   const crypto = chooseCrypto(config.crypto, { memoryLock: config.memoryLock, log: options.log })
   const root = crypto.importKey(readRootKey(config, crypto))
-  const keyStore = new LocalKeyStore(crypto, root)
+  const local = new LocalKeyStore(crypto, root)
   const secretSealer = new SecretSealer(crypto, root)
   crypto.releaseKey(root)
   const catalog = await openCatalog(config)
   const { wallClockMs = Date.now, log } = options
-  const kms = new Kms(catalog, [keyStore], secretSealer, {
+  const wraps = new WrapBudgets(catalog, { log, onWornOut: () => scheduler.wake() })
+  const others = (options.otherKeyStores?.(crypto) ?? []).map(
+    ({ store, settings }) =>
+      new GuardedKeyStore(store, {
+        crypto,
+        settings,
+        nowMs: wallClockMs,
+        reserveWrap: (...wrap) => wraps.take(...wrap),
+        onChange: (state, changed) => storeChanged(changed, state),
+      }),
+  )
+  const keyStores = inOrder([local, ...others], options.defaultKeyStore)
+  const kms = new Kms(catalog, keyStores, secretSealer, {
     nowMs: wallClockMs,
     rotateAfterMessages: config.rotateAfterMessages,
   })
@@ -113,6 +153,7 @@ export async function openEngine(
     registry: kms.registry,
     dataKeys,
     keyStoreOf: (kmsKey) => kms.keyStoreOf(kmsKey),
+    missBudget,
     pool,
     slots,
     authorizer,
@@ -130,6 +171,19 @@ export async function openEngine(
   })
   scheduler.wake()
   const keyUses = new KeyUses(catalog, options.log)
+  const storeChanged = (store: GuardedKeyStore, state: 'open' | 'closed'): void => {
+    const { failures } = store.guard.figures
+    const reachable = state === 'closed'
+    log(
+      `key store ${store.name} ${reachable ? 'answers again' : `is away (${failures} calls failed)`}`,
+    )
+    if (!reachable && store.settings.purgesOnOutage) dataKeys.purgeOpened(store.name)
+    recordNoticed(audit, {
+      timeMs: wallClockMs(),
+      operation: reachable ? 'KeyStoreReachable' : 'KeyStoreUnreachable',
+      parameters: { keyStore: store.name, callsFailed: failures },
+    })
+  }
   const sweeper = setInterval(() => dataKeys.sweep(), SWEEP_MS)
   sweeper.unref()
   let locked = false
@@ -159,11 +213,17 @@ export async function openEngine(
       overloads: slots.refused,
       keyTable: crypto.keyTableUsage(),
     }),
+    storeFigures: () =>
+      others.map(({ name, guard }) => ({
+        name,
+        guard: guard.figures,
+        wraps: wraps.figures(name),
+      })),
     lock: () => {
       locked = true
       // The table first: whatever else happens, the keys are gone.
       crypto.wipeAllKeys()
-      keyStore.lock()
+      for (const store of keyStores) store.lock()
       accessKeys.lock()
       dataKeys.purgeAll()
     },
@@ -173,7 +233,9 @@ export async function openEngine(
     ready: async () => {
       if (locked) throw new KeyfoldError('LOCKED')
       if (config.audit.mode === 'strict') audit.assertAvailable()
-      await keyStore.probe()
+      await local.probe()
+      const required = others.filter(({ settings }) => settings.required)
+      await Promise.all(required.map((store) => store.probe()))
       await catalog.db.selectFrom('changes').select('number').executeTakeFirstOrThrow()
     },
     close: async () => {
@@ -183,9 +245,46 @@ export async function openEngine(
       await pool.close()
       await audit.close()
       await keyUses.close()
-      await keyStore.close()
+      for (const store of keyStores) await store.close()
       accessKeys.lock()
       await catalog.close()
     },
   }
+}
+
+/** The one that new keys go to first. Throws CONFIG_INVALID. */
+function inOrder(
+  stores: readonly [KeyStore, ...KeyStore[]],
+  defaultName: string = LOCAL_KEY_STORE,
+): readonly [KeyStore, ...KeyStore[]] {
+  const first = stores.find(({ name }) => name === defaultName)
+  if (first === undefined) {
+    throw new KeyfoldError('CONFIG_INVALID', `there is no key store ${defaultName}`)
+  }
+  return [first, ...stores.filter((store) => store !== first)]
+}
+
+/** What no request did. It happened whether or not the log takes it: nobody is refused for that. */
+function recordNoticed(
+  audit: AuditLog,
+  noticed: Pick<AuditEvent, 'timeMs' | 'operation' | 'parameters'>,
+): void {
+  if (!audit.on) return
+  const event: AuditEvent = {
+    ...noticed,
+    requestId: randomUUID(),
+    door: 'server',
+    principalArn: '',
+    credentialId: '',
+    sourceAddress: undefined,
+    keyArns: [],
+    encryptionContext: undefined,
+    messages: 0,
+    bytes: 0,
+    failed: 0,
+    outcome: 'Success',
+    decidedBy: undefined,
+  }
+  // A log that takes nothing says so itself.
+  audit.recordDurably(event).catch(() => undefined)
 }

@@ -182,6 +182,11 @@ export const ERRORS = {
     'ThrottlingException',
     'too many data keys were asked for that no cache holds',
   ),
+  WRAP_BUDGET_SPENT: kind(
+    409,
+    'KMSInvalidStateException',
+    'the key material has wrapped as many keys as it may',
+  ),
   WORKER_FAILED: kind(
     503,
     'KMSInternalException',

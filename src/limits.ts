@@ -74,6 +74,34 @@ export const KEY_STORE_CREATE_MS = 60_000
 export const REMOTE_KEY_NAME_CHARACTERS_MAX = 2_048
 /** Connections that are kept to one: AWS KMS answers in some 10 ms, and a batch needs one call in 300 s. */
 export const KEY_STORE_CONNECTIONS_MAX = 64
+// Key stores of other systems: what stands between us and a slow or absent one.
+
+/**
+ * A call that takes longer is given up. A network HSM answers within milliseconds and AWS KMS gives external key stores
+ * 250 ms; one that fails over takes a second or two.
+ */
+export const STORE_DEADLINE_MS_DEFAULT = 2_500
+/** Making key material: an HSM looks for the primes of an RSA key for many seconds. */
+export const STORE_MATERIAL_DEADLINE_MS = 60_000
+/** Calls under way in one store. Eight connections to an XKS proxy did three times the calls of one. */
+export const STORE_CALLS_MAX_DEFAULT = 8
+/** Calls that wait for their turn: at 1,000 a second, a second. */
+export const STORE_QUEUE_MAX_DEFAULT = 1_024
+/** Failures in a row after which a store is not asked any more. */
+export const STORE_FAILURES_MAX = 5
+/** Then it is probed, first after this pause, and after each failure after twice as long. */
+export const STORE_PROBE_PAUSE_MS_MIN = 500
+export const STORE_PROBE_PAUSE_MS_MAX = 30_000
+/** Readiness is asked for by anyone, and as often as they like: the store is probed for it no more often than this. */
+export const STORE_PROBE_KEPT_MS = 1_000
+/** After a refresh that failed, the next one; every lease in between would try otherwise. */
+export const REFRESH_RETRY_MS = 1_000
+/** Wraps that a process reserves at once: a kill wastes as many, and a store that does 20,000/s asks every 3 s. */
+export const WRAPS_PER_RESERVATION = 2 ** 16
+/** Versions of material whose reservation is remembered: one that is forgotten loses what is left of it. */
+export const WRAP_BUDGETS_MAX = 65_536
+/** At this share of the wraps that key material is good for it is rotated, or operators are told. */
+export const WRAPS_ROTATE_SHARE = 0.8
 
 // The server.
 
@@ -203,6 +231,10 @@ assert(MESSAGE_KEY_MESSAGES_DEFAULT <= MESSAGE_KEY_MESSAGES_MAX)
 assert(MESSAGE_KEY_BYTES_DEFAULT <= MESSAGE_KEY_BYTES_MAX)
 assert(MESSAGE_KEY_BYTES_MAX + BATCH_MESSAGES_MAX * MESSAGE_BYTES_MAX <= Number.MAX_SAFE_INTEGER)
 assert(BATCH_MESSAGES_MAX <= MESSAGE_KEY_MESSAGES_DEFAULT)
+assert(STORE_DEADLINE_MS_DEFAULT < STORE_MATERIAL_DEADLINE_MS)
+assert(STORE_PROBE_PAUSE_MS_MIN <= STORE_PROBE_PAUSE_MS_MAX)
+// A refresh that fails has many more chances before the key in use is too old.
+assert(REFRESH_RETRY_MS < (MESSAGE_KEY_AGE_MS_DEFAULT * (1 - MESSAGE_KEY_REFRESH_SHARE)) / 10)
 assert(ROTATION_CONFLICT_MS < ROTATION_PERIOD_DAYS_MIN * DAY_MS)
 assert(KEY_STORE_CALL_MS_DEFAULT <= KEY_STORE_CALL_MS_MAX)
 assert(2 * (XKS_PLAINTEXT_BYTES_MAX + XKS_AAD_BYTES_MAX) < XKS_REQUEST_BYTES_MAX)

@@ -12,8 +12,11 @@ export interface AuditEvent {
   /** Id of the token or access key, never the secret. */
   readonly credentialId: string
   readonly sourceAddress: string | undefined
-  /** The batch API, the AWS KMS protocol, or the external key store proxy API. */
-  readonly door: 'v1' | 'kms' | 'xks'
+  /**
+   * The batch API, the AWS KMS protocol, or the external key store proxy API; server: nobody asked, the server noticed
+   * something.
+   */
+  readonly door: 'v1' | 'kms' | 'xks' | 'server'
   /** AWS KMS's name where it has one, else ours. */
   readonly operation: string
   readonly keyArns: readonly string[]

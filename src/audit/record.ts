@@ -194,6 +194,7 @@ function encodeHead(head: EventHead, region: string): EncodedHead {
 
 /** As CloudTrail's userIdentity: bearer tokens stand under credentialId, access keys under accessKeyId. */
 function identityOf({ principalArn, credentialId, door }: EventHead): Record<string, string> {
+  if (door === 'server') return { type: 'AWSService', invokedBy: 'keyfold' }
   if (principalArn === '') return { type: 'Unknown' }
   const [kind = ''] = principalArn.split(':').slice(5).join(':').split('/')
   return {

@@ -16,6 +16,7 @@ const MIGRATIONS: readonly Migration[] = [
   { name: '0002-control-plane', up: addControlPlane },
   { name: '0003-due-moments', up: addDueMoments },
   { name: '0004-grant-issuers', up: addGrantIssuers },
+  { name: '0006-wrap-reservations', up: addWrapReservations },
   { name: '0008-xks-proxy', up: addXksPrefixes },
 ]
 
@@ -242,6 +243,16 @@ async function addGrantIssuers(transaction: Transaction<CatalogTables>): Promise
 /** Access keys that are there already sign requests of AWS KMS. */
 async function addXksPrefixes({ schema }: Transaction<CatalogTables>): Promise<void> {
   await schema.alterTable('accessKeys').addColumn('xksPrefix', 'text').execute()
+}
+
+async function addWrapReservations(transaction: Transaction<CatalogTables>): Promise<void> {
+  await transaction.schema
+    .createTable('wrapReservations')
+    .addColumn('kmsKeyId', 'text', (column) => column.notNull().references('kmsKeys.id'))
+    .addColumn('version', 'integer', (column) => column.notNull())
+    .addColumn('reserved', 'bigint', (column) => column.notNull())
+    .addPrimaryKeyConstraint('wrapReservationsKey', ['kmsKeyId', 'version'])
+    .execute()
 }
 
 /** What AWS KMS gives a key that is created without a policy; written out, for this step never changes. */

@@ -142,6 +142,11 @@ export interface CatalogTables {
     lastUsedAtMs: number
     lastOperation: string
   }
+  /**
+   * Wraps under each version of key material that processes have taken for themselves, used or not, where a store bounds
+   * how many there may be. Rows are never deleted: the same material may be imported again under its old number.
+   */
+  wrapReservations: { kmsKeyId: string; version: number; reserved: number }
   /** Which migrations ran. */
   migrations: { name: string; ranAtMs: number }
 }

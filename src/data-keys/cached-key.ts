@@ -8,6 +8,8 @@ import { KeyfoldError } from '../errors.ts'
 export class CachedKey {
   readonly handle: KeyHandle
   readonly kmsKeyId: string
+  /** Name of the key store that holds the KMS key. */
+  readonly keyStore: string
   /** Of the key material that wraps it. */
   readonly materialVersion: number
   /** The KMS key's epoch when this key was made: a later one ends it. */
@@ -23,6 +25,7 @@ export class CachedKey {
     key: {
       readonly handle: KeyHandle
       readonly kmsKeyId: string
+      readonly keyStore: string
       readonly materialVersion: number
       readonly epoch: number
       readonly bornAtMs: number
@@ -31,6 +34,7 @@ export class CachedKey {
     this.#crypto = crypto
     this.handle = key.handle
     this.kmsKeyId = key.kmsKeyId
+    this.keyStore = key.keyStore
     this.materialVersion = key.materialVersion
     this.epoch = key.epoch
     this.bornAtMs = key.bornAtMs

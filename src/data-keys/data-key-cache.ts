@@ -20,10 +20,10 @@ import {
   USAGE_MESSAGE_KEY,
   type WrappedKeyHeader,
 } from '../format/wrapped-key.ts'
-import type { KeyMaterial, KeyStore } from '../key-stores/key-store.ts'
+import type { KeyMaterial, KeyStore, StoreTurn } from '../key-stores/key-store.ts'
 import { assertWrappedBy, wrappedKeyHeader } from '../key-stores/wrapping.ts'
 import { assertUsable, type KmsKey, type KmsKeyRegistry } from '../kms/kms-key.ts'
-import { MESSAGE_KEY_REFRESH_SHARE } from '../limits.ts'
+import { MESSAGE_KEY_REFRESH_SHARE, REFRESH_RETRY_MS } from '../limits.ts'
 import { CachedKey, SealKey } from './cached-key.ts'
 import type { CanonicalContext, DataKeys, OpenLease, SealLease } from './lease.ts'
 import type { MissBudget } from './miss-budget.ts'
@@ -66,9 +66,15 @@ type OpenRequest = Parameters<DataKeys['leaseOpen']>[0]
 interface SealPlace {
   current: SealKey | undefined
   next: SealKey | undefined
-  /** The one fetch under way. */
+  /** The one fetch under way, and its place among the calls to the store. */
   fetch: Promise<void> | undefined
+  turn: FetchTurn | undefined
+  /** After a failed refresh, when there may be another. */
+  refreshAgainMs: number
 }
+
+/** A refresh becomes urgent when the key in use runs out before it is there. */
+type FetchTurn = StoreTurn & { urgency: StoreTurn['urgency'] }
 
 export class DataKeyCache implements DataKeys {
   readonly counters: DataKeyCounters = {
@@ -86,6 +92,8 @@ export class DataKeyCache implements DataKeys {
   readonly #seal: LRUCache<string, SealPlace>
   readonly #open: LRUCache<string, CachedKey>
   readonly #unwrapping = new Map<string, Promise<CachedKey>>()
+  /** By key store: how often all that it opened was purged. */
+  readonly #openPurges = new Map<string, number>()
   readonly #reuse: ReuseWatch
 
   constructor(options: DataKeyCacheOptions) {
@@ -160,6 +168,14 @@ export class DataKeyCache implements DataKeys {
     this.#open.clear()
   }
 
+  /** Nothing that this key store opened is leased again to open; what seals goes on until its limits. */
+  purgeOpened(keyStore: string): void {
+    this.#openPurges.set(keyStore, this.#openPurgesOf(keyStore) + 1)
+    for (const [name, key] of [...this.#open.entries()]) {
+      if (key.keyStore === keyStore) this.#open.delete(name)
+    }
+  }
+
   /** Wipes what is past its age: called from time to time, so that an idle key does not stay in memory. */
   sweep(): void {
     const bornBeforeMs = this.#options.nowMs() - this.#options.limits.ageMsMax
@@ -194,8 +210,9 @@ export class DataKeyCache implements DataKeys {
       const kmsKey = this.#latest(request.kmsKey)
       const place = this.#place(sealName(kmsKey, request))
       if (place.fetch === undefined) this.#spendMiss(request)
+      else if (place.turn !== undefined) place.turn.urgency = 'cold'
       try {
-        await (place.fetch ?? this.#fetchSealKey(place, kmsKey, request))
+        await (place.fetch ?? this.#fetchSealKey(place, kmsKey, request, 'cold'))
       } catch (error) {
         if (!isStale(error) || ++changes > CHANGES_MAX) throw error
         continue
@@ -227,8 +244,15 @@ export class DataKeyCache implements DataKeys {
     }
   }
 
-  #fetchSealKey(place: SealPlace, kmsKey: KmsKey, request: SealRequest): Promise<void> {
-    const fetch = this.#makeSealKey(kmsKey, request).then((key) => {
+  #fetchSealKey(
+    place: SealPlace,
+    kmsKey: KmsKey,
+    request: SealRequest,
+    urgency: StoreTurn['urgency'],
+  ): Promise<void> {
+    const turn: FetchTurn = { principalArn: request.principalArn, urgency }
+    place.turn = turn
+    const fetch = this.#makeSealKey(kmsKey, request, turn).then((key) => {
       if (place.next !== undefined) this.#endSealKey(place.next)
       place.next = key
       // The place may have left the cache meanwhile: those who wait in this turn use the key, and nobody after.
@@ -238,6 +262,7 @@ export class DataKeyCache implements DataKeys {
     })
     const settled = fetch.finally(() => {
       place.fetch = undefined
+      place.turn = undefined
     })
     place.fetch = settled
     return settled
@@ -246,6 +271,7 @@ export class DataKeyCache implements DataKeys {
   async #makeSealKey(
     kmsKey: KmsKey,
     { suite, context, principalArn }: SealRequest,
+    turn: StoreTurn,
   ): Promise<SealKey> {
     const { crypto, limits, nowMs } = this.#options
     const bornAtMs = nowMs()
@@ -256,7 +282,7 @@ export class DataKeyCache implements DataKeys {
     try {
       this.counters.wraps++
       const aad = encodeWrappedKeyAad(header, context.hash)
-      const storePart = await store.wrapKey(material, aad, raw)
+      const storePart = await store.wrapKey(material, aad, raw, turn)
       this.#assertUnchanged(kmsKey)
       const handle = crypto.createMessageKey(raw, suite)
       const keyEntry = encodeKeyEntry({
@@ -268,6 +294,7 @@ export class DataKeyCache implements DataKeys {
         {
           handle,
           kmsKeyId: kmsKey.id,
+          keyStore: kmsKey.keyStore,
           materialVersion: material.version,
           epoch: kmsKey.epoch,
           bornAtMs,
@@ -286,11 +313,14 @@ export class DataKeyCache implements DataKeys {
 
   #refreshWhereDue(place: SealPlace, key: SealKey, kmsKey: KmsKey, request: SealRequest): void {
     if (!this.#isDueForRefresh(key) || place.next !== undefined || place.fetch !== undefined) return
+    if (this.#options.nowMs() < place.refreshAgainMs) return
     // What left the cache meanwhile has no next time.
     if (this.#seal.peek(sealName(kmsKey, request)) !== place) return
     this.counters.refreshes++
-    // A failed refresh is no failure yet: the key in use serves on, and the next lease tries again.
-    this.#fetchSealKey(place, kmsKey, request).catch(() => undefined)
+    // A failed refresh is no failure yet: the key in use serves on, and a lease after a while tries again.
+    this.#fetchSealKey(place, kmsKey, request, 'refresh').catch(() => {
+      place.refreshAgainMs = this.#options.nowMs() + REFRESH_RETRY_MS
+    })
   }
 
   #isDueForRefresh(key: SealKey): boolean {
@@ -304,7 +334,13 @@ export class DataKeyCache implements DataKeys {
   #place(name: string): SealPlace {
     const known = this.#seal.get(name)
     if (known !== undefined) return known
-    const place: SealPlace = { current: undefined, next: undefined, fetch: undefined }
+    const place: SealPlace = {
+      current: undefined,
+      next: undefined,
+      fetch: undefined,
+      turn: undefined,
+      refreshAgainMs: 0,
+    }
     this.#seal.set(name, place)
     return place
   }
@@ -375,13 +411,17 @@ export class DataKeyCache implements DataKeys {
     assertWrappedBy(store, header)
     this.counters.unwraps++
     const aad = encodeWrappedKeyAad(header, request.context.hash)
-    const raw = await store.unwrapKey(material, aad, storePart)
+    const purges = this.#openPurgesOf(kmsKey.keyStore)
+    const turn = { principalArn: request.principalArn, urgency: 'other' } as const
+    const raw = await store.unwrapKey(material, aad, storePart, turn)
     try {
       this.#assertUnchanged(kmsKey)
+      if (this.#openPurgesOf(kmsKey.keyStore) !== purges) throw new KeyfoldError('KEY_HANDLE_STALE')
       const handle = crypto.openMessageKey(raw, request.suite, commitment)
       const key = new CachedKey(crypto, {
         handle,
         kmsKeyId: kmsKey.id,
+        keyStore: kmsKey.keyStore,
         materialVersion: material.version,
         epoch: kmsKey.epoch,
         bornAtMs,
@@ -395,7 +435,13 @@ export class DataKeyCache implements DataKeys {
 
   // Both.
 
+  #openPurgesOf(keyStore: string): number {
+    return this.#openPurges.get(keyStore) ?? 0
+  }
+
   #spendMiss({ principalArn, kmsKey }: SealRequest | OpenRequest): void {
+    // A store that is not asked costs nobody anything: callers who try again shall find their budget when it is back.
+    this.#options.keyStoreOf(this.#latest(kmsKey)).guard?.assertReachable()
     try {
       this.#options.missBudget.spend(principalArn)
     } catch (error) {

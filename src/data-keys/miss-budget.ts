@@ -1,7 +1,7 @@
 /**
- * How many data keys a principal may ask for that no cache holds: a burst, then a steady rate. Without it one
- * caller, with a context unique to each message or with foreign wrapped keys, would keep the key store busy for
- * everyone.
+ * How many data keys a principal may ask for that no cache holds, and how many calls to a key store of another system
+ * they may cause besides: a burst, then a steady rate. Without it one caller, with a context unique to each message or
+ * with foreign wrapped keys, would keep the key store busy for everyone.
  */
 import { LRUCache } from 'lru-cache'
 
@@ -28,8 +28,8 @@ export class MissBudget {
     this.#nowMs = nowMs
   }
 
-  /** Takes one, or throws MISS_BUDGET_SPENT. */
-  spend(principalArn: string): void {
+  /** Takes one, or throws MISS_BUDGET_SPENT with a hint at what may be wrong. */
+  spend(principalArn: string, hint = 'is the context unique to each message?'): void {
     const { burst, perSecond } = this.#limits
     const nowMs = this.#nowMs()
     const bucket = this.#buckets.get(principalArn) ?? { left: burst, filledAtMs: nowMs }
@@ -41,7 +41,7 @@ export class MissBudget {
       this.refused++
       throw new KeyfoldError(
         'MISS_BUDGET_SPENT',
-        `more than ${burst} at once or ${perSecond} a second; is the context unique to each message?`,
+        `more than ${burst} at once or ${perSecond} a second; ${hint}`,
       )
     }
     bucket.left -= 1

@@ -15,12 +15,12 @@ import type {
 import { isSameMac } from '../crypto/mac.ts'
 import { verify, type Signable } from '../crypto/signature.ts'
 import { KeyfoldError } from '../errors.ts'
-import type { KeyMaterial, KeyStore } from '../key-stores/key-store.ts'
+import type { KeyMaterial, KeyStore, StoreTurn } from '../key-stores/key-store.ts'
 import { assertEnabled, type KmsKey } from '../kms/kms-key.ts'
-import { assertStillEnabled, currentMaterial, type EnvelopeParts } from './parts.ts'
+import type { KeyInUse } from './batch.ts'
+import { assertStillEnabled, currentMaterial, storeForCall, type EnvelopeParts } from './parts.ts'
 
-export interface SignRequest {
-  readonly kmsKey: KmsKey
+export interface SignRequest extends KeyInUse {
   readonly signable: Signable
 }
 
@@ -28,22 +28,19 @@ export interface VerifyRequest extends SignRequest {
   readonly signature: Uint8Array
 }
 
-export interface OaepRequest {
-  readonly kmsKey: KmsKey
+export interface OaepRequest extends KeyInUse {
   readonly algorithm: EncryptionAlgorithm
   /** Plaintext or ciphertext. */
   readonly bytes: Uint8Array
 }
 
-export interface SharedSecretRequest {
-  readonly kmsKey: KmsKey
+export interface SharedSecretRequest extends KeyInUse {
   readonly algorithm: KeyAgreementAlgorithm
   /** SPKI DER of the other side. */
   readonly peer: Uint8Array
 }
 
-export interface MacRequest {
-  readonly kmsKey: KmsKey
+export interface MacRequest extends KeyInUse {
   readonly algorithm: MacAlgorithm
   readonly message: Uint8Array
 }
@@ -52,8 +49,8 @@ export interface VerifyMacRequest extends MacRequest {
   readonly mac: Uint8Array
 }
 
-export function sign(parts: EnvelopeParts, { kmsKey, signable }: SignRequest): Promise<Uint8Array> {
-  return withMaterial(parts, kmsKey, (store, material) => store.sign(material, signable))
+export function sign(parts: EnvelopeParts, { signable, ...use }: SignRequest): Promise<Uint8Array> {
+  return withMaterial(parts, use, (store, material, turn) => store.sign(material, signable, turn))
 }
 
 /** Throws SIGNATURE_INVALID. */
@@ -77,28 +74,28 @@ export function encryptWithPublicKey({ kmsKey, algorithm, bytes }: OaepRequest):
 /** Throws DECRYPT_FAILED. */
 export function decryptWithPrivateKey(
   parts: EnvelopeParts,
-  { kmsKey, algorithm, bytes }: OaepRequest,
+  { algorithm, bytes, ...use }: OaepRequest,
 ): Promise<Uint8Array> {
-  return withMaterial(parts, kmsKey, (store, material) =>
-    store.decryptWithPrivateKey(material, algorithm, bytes),
+  return withMaterial(parts, use, (store, material, turn) =>
+    store.decryptWithPrivateKey(material, algorithm, bytes, turn),
   )
 }
 
 export function deriveSharedSecret(
   parts: EnvelopeParts,
-  { kmsKey, algorithm, peer }: SharedSecretRequest,
+  { algorithm, peer, ...use }: SharedSecretRequest,
 ): Promise<Uint8Array> {
-  return withMaterial(parts, kmsKey, (store, material) =>
-    store.deriveSharedSecret(material, algorithm, peer),
+  return withMaterial(parts, use, (store, material, turn) =>
+    store.deriveSharedSecret(material, algorithm, peer, turn),
   )
 }
 
 export function generateMac(
   parts: EnvelopeParts,
-  { kmsKey, algorithm, message }: MacRequest,
+  { algorithm, message, ...use }: MacRequest,
 ): Promise<Uint8Array> {
-  return withMaterial(parts, kmsKey, (store, material) =>
-    store.generateMac(material, algorithm, message),
+  return withMaterial(parts, use, (store, material, turn) =>
+    store.generateMac(material, algorithm, message, turn),
   )
 }
 
@@ -124,11 +121,13 @@ export function publicKeyOf(kmsKey: KmsKey): {
 
 async function withMaterial(
   parts: EnvelopeParts,
-  kmsKey: KmsKey,
-  use: (store: KeyStore, material: KeyMaterial) => Promise<Uint8Array>,
+  { kmsKey, principalArn }: KeyInUse,
+  use: (store: KeyStore, material: KeyMaterial, turn: StoreTurn) => Promise<Uint8Array>,
 ): Promise<Uint8Array> {
   assertEnabled(kmsKey)
-  const made = await use(parts.keyStoreOf(kmsKey), currentMaterial(kmsKey))
+  const material = currentMaterial(kmsKey)
+  const { store, turn } = storeForCall(parts, kmsKey, principalArn)
+  const made = await use(store, material, turn)
   try {
     assertStillEnabled(parts, kmsKey)
   } catch (error) {

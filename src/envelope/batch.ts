@@ -125,17 +125,21 @@ export interface DataKeysRequest extends Asking {
   readonly plaintext: boolean
 }
 
-/** One data key of the AWS protocol; `kmsKey` was authorised by whoever calls, here and below. */
-export interface DataKeyRequest {
+/** What a caller may use, as was found by whoever calls, and who pays for calls to its store. */
+export interface KeyInUse {
   readonly kmsKey: KmsKey
+  readonly principalArn: string
+}
+
+/** One data key of the AWS protocol. */
+export interface DataKeyRequest extends KeyInUse {
   readonly context: CanonicalContext
   readonly bytes: number
   /** Whether the caller wants to see it. */
   readonly plaintext: boolean
 }
 
-export interface DataKeyPairRequest {
-  readonly kmsKey: KmsKey
+export interface DataKeyPairRequest extends KeyInUse {
   readonly context: CanonicalContext
   readonly keyPairSpec: AsymmetricKeySpec
   /** Whether the caller wants to see the private key. */
@@ -150,8 +154,7 @@ export interface CallerDataKeyPair {
   readonly publicKey: Uint8Array
 }
 
-export interface EncryptBytesRequest {
-  readonly kmsKey: KmsKey
+export interface EncryptBytesRequest extends KeyInUse {
   readonly context: CanonicalContext
   readonly plaintext: Uint8Array
 }
@@ -185,7 +188,7 @@ export interface Envelope {
   }>
   dataKey(request: DataKeyRequest): Promise<CallerDataKey>
   dataKeyPair(request: DataKeyPairRequest): Promise<CallerDataKeyPair>
-  /** A wrapped key of usage 02. */
+  /** A wrapped key of usage 02, or an inline message where the store bounds how many keys it wraps. */
   encryptBytes(request: EncryptBytesRequest): Promise<Uint8Array>
   /** Opens what encryptBytes made, and inline messages. Throws DECRYPT_FAILED. */
   decryptBytes(request: DecryptBytesRequest): Promise<Uint8Array>

@@ -15,7 +15,7 @@ import type {
   DataKeysRequest,
   Envelope,
 } from './batch.ts'
-import { encryptBytes, wrapForCaller } from './caller-bytes.ts'
+import { wrapBytes, wrapForCaller } from './caller-bytes.ts'
 import { authorizedKey, currentMaterial, type EnvelopeParts } from './parts.ts'
 
 /** What the key table holds, and /v1/data-keys gives. */
@@ -31,7 +31,13 @@ export async function generateDataKeys(
   const kmsKey = await authorizedKey(parts, { principal, action, key, attributes })
   const dataKeys: CallerDataKey[] = []
   for (let i = 0; i < request.count; i++) {
-    const one = { kmsKey, context, bytes: AES_256_BYTES, plaintext }
+    const one = {
+      kmsKey,
+      principalArn: principal.arn,
+      context,
+      bytes: AES_256_BYTES,
+      plaintext,
+    }
     dataKeys.push(await generateDataKey(parts, one))
   }
   const { version } = currentMaterial(kmsKey)
@@ -41,13 +47,13 @@ export async function generateDataKeys(
 
 export async function generateDataKey(
   parts: EnvelopeParts,
-  { kmsKey, context, bytes, plaintext }: DataKeyRequest,
+  { context, bytes, plaintext, ...use }: DataKeyRequest,
 ): Promise<CallerDataKey> {
   if (plaintext || bytes !== AES_256_BYTES) {
     const key = randomBytes(bytes)
     let handedOut = false
     try {
-      const wrappedKey = await encryptBytes(parts, { kmsKey, context, plaintext: key })
+      const wrappedKey = await wrapBytes(parts, { ...use, context, plaintext: key })
       handedOut = plaintext
       return { wrappedKey, plaintext: plaintext ? key : undefined }
     } finally {
@@ -57,8 +63,8 @@ export async function generateDataKey(
   // A key that nobody asked to see never leaves the key table.
   const key = parts.crypto.generateKey()
   try {
-    const wrappedKey = await wrapForCaller(parts, kmsKey, context, (store, material, aad) =>
-      store.wrapKey(material, aad, key),
+    const wrappedKey = await wrapForCaller(parts, use, context, ({ store, material, aad, turn }) =>
+      store.wrapKey(material, aad, key, turn),
     )
     return { wrappedKey, plaintext: undefined }
   } finally {
@@ -68,14 +74,14 @@ export async function generateDataKey(
 
 export async function generateDataKeyPair(
   parts: EnvelopeParts,
-  { kmsKey, context, keyPairSpec, plaintext }: DataKeyPairRequest,
+  { context, keyPairSpec, plaintext, ...use }: DataKeyPairRequest,
 ): Promise<CallerDataKeyPair> {
   // Making an RSA key takes long: not for a key that wraps nothing.
-  assertUsable(kmsKey)
+  assertUsable(use.kmsKey)
   const { privateKey, publicKey } = await generateKeyPair(keyPairSpec)
   let handedOver = false
   try {
-    const wrappedPrivateKey = await encryptBytes(parts, { kmsKey, context, plaintext: privateKey })
+    const wrappedPrivateKey = await wrapBytes(parts, { ...use, context, plaintext: privateKey })
     handedOver = plaintext
     return { wrappedPrivateKey, privateKey: plaintext ? privateKey : undefined, publicKey }
   } finally {

@@ -13,11 +13,17 @@ import {
 } from '../format/wrapped-key.ts'
 import { assertWrappedBy } from '../key-stores/wrapping.ts'
 import type { CanonicalContext } from '../data-keys/lease.ts'
-import { assertUsable, type KmsKey } from '../kms/kms-key.ts'
+import { assertUsable } from '../kms/kms-key.ts'
 import { KEY_ENTRIES_MAX } from '../limits.ts'
-import { HEAD_ROOM_BYTES, TAIL_ROOM_BYTES, type BatchResult, type Elements } from './batch.ts'
+import {
+  HEAD_ROOM_BYTES,
+  TAIL_ROOM_BYTES,
+  type BatchResult,
+  type Elements,
+  type KeyInUse,
+} from './batch.ts'
 import { authorizedKeyById, refusalOf, type OpenBatchRequest } from './open.ts'
-import { assertStillUsable, type EnvelopeParts, type MaybePromise } from './parts.ts'
+import { assertStillUsable, storeForCall, type EnvelopeParts, type MaybePromise } from './parts.ts'
 
 /** Takes the result over, and answers one in which they are opened too. */
 export function openWrappedAmong(
@@ -88,13 +94,14 @@ async function openOne(
 ): Promise<Uint8Array> {
   const kmsKey = await authorizedKeyById(parts, request, decodeWrappedKey(ciphertext).kmsKeyId)
   assertUsable(kmsKey)
-  return unwrapCallerBytes(parts, kmsKey, request.context, ciphertext)
+  const use = { kmsKey, principalArn: request.principal.arn }
+  return unwrapCallerBytes(parts, use, request.context, ciphertext)
 }
 
 /** The caller's bytes in a wrapped key of usage 02. Throws DECRYPT_FAILED, also of every other usage. */
 export async function unwrapCallerBytes(
   parts: EnvelopeParts,
-  kmsKey: KmsKey,
+  { kmsKey, principalArn }: KeyInUse,
   context: CanonicalContext,
   ciphertext: Uint8Array,
 ): Promise<Uint8Array> {
@@ -102,10 +109,10 @@ export async function unwrapCallerBytes(
   const material = kmsKey.materials.get(header.materialVersion)
   const isCallers = header.usage === USAGE_CALLER
   if (!isCallers || material === undefined) throw new KeyfoldError('DECRYPT_FAILED')
-  const store = parts.keyStoreOf(kmsKey)
-  assertWrappedBy(store, header)
+  assertWrappedBy(parts.keyStoreOf(kmsKey), header)
+  const { store, turn } = storeForCall(parts, kmsKey, principalArn)
   const aad = encodeWrappedKeyAad(header, context.hash)
-  const plaintext = await store.unwrapBytes(material, aad, storePart)
+  const plaintext = await store.unwrapBytes(material, aad, storePart, turn)
   try {
     assertStillUsable(parts, kmsKey)
   } catch (error) {

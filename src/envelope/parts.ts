@@ -1,7 +1,8 @@
 /** What every envelope operation works with, put together by the engine. */
 import type { Crypto } from '../crypto/crypto.ts'
 import type { DataKeys } from '../data-keys/lease.ts'
-import type { KeyMaterial, KeyStore } from '../key-stores/key-store.ts'
+import type { MissBudget } from '../data-keys/miss-budget.ts'
+import type { KeyMaterial, KeyStore, StoreTurn } from '../key-stores/key-store.ts'
 import {
   assertEnabled,
   assertUsable,
@@ -22,6 +23,7 @@ export interface EnvelopeParts {
   readonly registry: KmsKeyRegistry
   readonly dataKeys: DataKeys
   readonly keyStoreOf: (kmsKey: KmsKey) => KeyStore
+  readonly missBudget: Pick<MissBudget, 'spend'>
   readonly pool: Pool
   readonly slots: SlotPool
   readonly authorizer: KeyAuthorizer
@@ -75,6 +77,23 @@ export function currentMaterial({ materials, currentVersion, arn }: KmsKey): Key
   const material = materials.get(currentVersion)
   if (material !== undefined) return material
   throw new KeyfoldError('KMS_KEY_STATE_INVALID', `${arn} has no key material.`)
+}
+
+/**
+ * The store of a KMS key for one call on behalf of a caller, past the data-key cache. Where it is another system's the
+ * caller pays for the call as for a miss. Throws MISS_BUDGET_SPENT, KEY_STORE_UNREACHABLE.
+ */
+export function storeForCall(
+  { keyStoreOf, missBudget }: EnvelopeParts,
+  kmsKey: KmsKey,
+  principalArn: string,
+): { readonly store: KeyStore; readonly turn: StoreTurn } {
+  const store = keyStoreOf(kmsKey)
+  if (store.guard !== undefined) {
+    store.guard.assertReachable()
+    missBudget.spend(principalArn, 'each of these requests is a call to the key store')
+  }
+  return { store, turn: { principalArn, urgency: 'other' } }
 }
 
 /** Runs `work` now or when the value is there; `beforeWait` runs only in the second case, before anything waits. */

@@ -40,6 +40,7 @@ import {
   assertStillUsable,
   authorizedKey,
   currentMaterial,
+  storeForCall,
   type EnvelopeParts,
   type MaybePromise,
 } from './parts.ts'
@@ -203,17 +204,17 @@ async function rewrapElements(
 /** The same message key under the target's current material. The commitment was verified when it was opened. */
 async function rewrapEntry(
   parts: EnvelopeParts,
-  { context }: OpenBatchRequest,
+  { context, principal }: OpenBatchRequest,
   { entry, lease }: LeasedEntry,
   target: KmsKey,
 ): Promise<Uint8Array> {
   if (lease === undefined) return NO_ENTRY
   const material = currentMaterial(target)
-  const store = parts.keyStoreOf(target)
+  const { store, turn } = storeForCall(parts, target, principal.arn)
   const header = wrappedKeyHeader(store, material, USAGE_MESSAGE_KEY)
   const { commitment } = decodeKeyEntry(Uint8Array.from(entry.keyEntry), 'DECRYPT_FAILED')
   const aad = encodeWrappedKeyAad(header, context.hash)
-  const storePart = await store.wrapMessageKey(material, aad, lease.key)
+  const storePart = await store.wrapMessageKey(material, aad, lease.key, turn)
   assertStillUsable(parts, target)
   const wrappedKey = encodeWrappedKey({ ...header, storePart })
   return encodeKeyEntry({ commitment, wrappedKey })

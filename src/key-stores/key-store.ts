@@ -56,10 +56,31 @@ export interface KeyStoreTraits {
   readonly wrapsMax: number | undefined
 }
 
+/**
+ * On whose behalf a call is made, and how urgent it is: a store of another system takes so many calls at once, and the
+ * others wait for their turn.
+ */
+export interface StoreTurn {
+  readonly principalArn: string
+  /**
+   * cold: everyone who seals under a key waits for it. refresh: the key in use is about to run out. Read when a place
+   * becomes free, for a refresh that took too long is waited for as well.
+   */
+  readonly urgency: 'cold' | 'refresh' | 'other'
+}
+
+/** What stands between us and a store of another system (guard.ts). */
+export interface StoreGuard {
+  /** Throws KEY_STORE_UNREACHABLE while calls are refused without asking the store. */
+  assertReachable(): void
+}
+
 export interface KeyStore {
   /** As configured and as KMS keys name it: `local`, … */
   readonly name: string
   readonly traits: KeyStoreTraits
+  /** undefined: the store is in this process, and a call to it costs what it computes. */
+  readonly guard?: StoreGuard | undefined
   /**
    * `externalKeyId` names a key that the other side has already (EXTERNAL_KEY_STORE, and remote stores); it is checked
    * there. Throws OPERATION_UNSUPPORTED for a key spec beyond the traits. `keyUsage`: for stores whose keys are made
@@ -86,36 +107,64 @@ export interface KeyStore {
   // SYMMETRIC_DEFAULT. Material of another key spec throws KMS_KEY_USAGE_INVALID, here and below.
 
   /** The store part of a wrapped key (formats.md): `key` encrypted under `material`, bound to `aad`. */
-  wrapKey(material: KeyMaterial, aad: Uint8Array, key: KeyHandle): Promise<Uint8Array>
+  wrapKey(
+    material: KeyMaterial,
+    aad: Uint8Array,
+    key: KeyHandle,
+    turn?: StoreTurn,
+  ): Promise<Uint8Array>
   /** As wrapKey, of the key inside a message key: re-wrapping. */
-  wrapMessageKey(material: KeyMaterial, aad: Uint8Array, messageKey: KeyHandle): Promise<Uint8Array>
+  wrapMessageKey(
+    material: KeyMaterial,
+    aad: Uint8Array,
+    messageKey: KeyHandle,
+    turn?: StoreTurn,
+  ): Promise<Uint8Array>
   /** Throws DECRYPT_FAILED. The caller owes releaseKey. */
-  unwrapKey(material: KeyMaterial, aad: Uint8Array, storePart: Uint8Array): Promise<KeyHandle>
+  unwrapKey(
+    material: KeyMaterial,
+    aad: Uint8Array,
+    storePart: Uint8Array,
+    turn?: StoreTurn,
+  ): Promise<KeyHandle>
   /** Bytes of the caller's (usage 02). */
-  wrapBytes(material: KeyMaterial, aad: Uint8Array, plaintext: Uint8Array): Promise<Uint8Array>
-  unwrapBytes(material: KeyMaterial, aad: Uint8Array, storePart: Uint8Array): Promise<Uint8Array>
+  wrapBytes(
+    material: KeyMaterial,
+    aad: Uint8Array,
+    plaintext: Uint8Array,
+    turn?: StoreTurn,
+  ): Promise<Uint8Array>
+  unwrapBytes(
+    material: KeyMaterial,
+    aad: Uint8Array,
+    storePart: Uint8Array,
+    turn?: StoreTurn,
+  ): Promise<Uint8Array>
 
   // Private keys and HMAC keys. What needs the public key only needs no store: verify, encryptOaep in crypto/.
 
   /** Throws REQUEST_MALFORMED where the message has a length that the algorithm does not take. */
-  sign(material: KeyMaterial, signable: Signable): Promise<Uint8Array>
+  sign(material: KeyMaterial, signable: Signable, turn?: StoreTurn): Promise<Uint8Array>
   /** RSAES-OAEP. Throws DECRYPT_FAILED. */
   decryptWithPrivateKey(
     material: KeyMaterial,
     algorithm: EncryptionAlgorithm,
     ciphertext: Uint8Array,
+    turn?: StoreTurn,
   ): Promise<Uint8Array>
   /** `peer`: SPKI DER. Throws REQUEST_MALFORMED unless it is a point on the curve of the key spec. */
   deriveSharedSecret(
     material: KeyMaterial,
     algorithm: KeyAgreementAlgorithm,
     peer: Uint8Array,
+    turn?: StoreTurn,
   ): Promise<Uint8Array>
   /** Verifying is generating and isSameMac. Throws REQUEST_MALFORMED (the length). */
   generateMac(
     material: KeyMaterial,
     algorithm: MacAlgorithm,
     message: Uint8Array,
+    turn?: StoreTurn,
   ): Promise<Uint8Array>
 
   /** Wipes whatever is open of this KMS key: it was disabled, rotated or deleted. */

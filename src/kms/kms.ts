@@ -33,6 +33,7 @@ import { rotationScheduleOf, Rotations } from './rotations.ts'
 import type { DueWork } from './scheduler.ts'
 import { checkTags, Tags } from './tags.ts'
 import { UseRotations } from './use-rotations.ts'
+import { WrapRotations } from './wrap-rotations.ts'
 
 export interface NewKey {
   readonly description?: string | undefined
@@ -91,6 +92,7 @@ export class Kms {
   readonly replicas: Replicas
   readonly managedKeys: ManagedKeys
   readonly #parts: KmsParts
+  readonly #keyStores: readonly KeyStore[]
 
   constructor(
     catalog: Catalog,
@@ -105,6 +107,7 @@ export class Kms {
       readonly rotateAfterMessages?: number | undefined
     } = {},
   ) {
+    this.#keyStores = keyStores
     const byName = new Map(keyStores.map((store) => [store.name, store]))
     this.registry = new KeyRegistry(catalog)
     this.#parts = {
@@ -128,6 +131,11 @@ export class Kms {
       'expiry of imported key material': new Expiries(this.#parts),
       'deletion of a key': this.deletions,
       'rotation of a key': this.rotations,
+      'rotation of a key by its wraps': new WrapRotations(
+        this.#parts,
+        this.rotations,
+        () => this.#keyStores,
+      ),
       ...(rotateAfterMessages === undefined
         ? {}
         : {

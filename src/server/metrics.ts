@@ -4,7 +4,7 @@
  */
 import { Counter, Gauge, Registry } from 'prom-client'
 
-import type { Engine, EngineCounters } from '../engine.ts'
+import type { Engine, EngineCounters, StoreFigures } from '../engine.ts'
 
 /** Upper bounds in seconds, and one bucket for all that is slower. */
 const BUCKETS = [0.0001, 0.0005, 0.001, 0.005, 0.025, 0.1, 0.5, 2.5, 10]
@@ -68,6 +68,34 @@ const ENGINE_GAUGES: readonly [string, string, (counters: EngineCounters) => num
   ],
 ]
 
+/** Of each key store of another system. */
+const STORE_COUNTERS: readonly [string, string, (store: StoreFigures) => number][] = [
+  ['calls_total', 'calls made to the key store', ({ guard }) => guard.calls],
+  ['failures_total', 'of those, calls that it did not answer', ({ guard }) => guard.failures],
+  [
+    'refused_total',
+    'calls not made: it was away, or too many waited',
+    ({ guard }) => guard.refused,
+  ],
+  ['call_seconds_total', 'time in calls to the key store', ({ guard }) => guard.seconds],
+  [
+    'wraps_reserved_total',
+    'wraps that this process took out of what key material is good for',
+    ({ wraps }) => wraps.reserved,
+  ],
+]
+
+const STORE_GAUGES: readonly [string, string, (store: StoreFigures) => number][] = [
+  ['reachable', '0 while it is not asked', ({ guard }) => Number(guard.state === 'closed')],
+  ['calls_waiting', 'calls that wait for their turn', ({ guard }) => guard.waiting],
+  ['calls_running', 'calls under way', ({ guard }) => guard.running],
+  [
+    'wraps_reserved_share',
+    'largest share taken of the wraps that one version of material is good for',
+    ({ wraps }) => wraps.shareMax,
+  ],
+]
+
 export class Metrics {
   readonly #registry = new Registry()
   readonly #routes = new Map<string, RouteFigures>()
@@ -101,6 +129,7 @@ export class Metrics {
       labelNames: ['implementation'],
       registers,
     }).set({ implementation: engine.crypto.implementation }, 1)
+    this.#registerStores(engine)
     this.#registerRoutes()
   }
 
@@ -114,6 +143,52 @@ export class Metrics {
 
   text(): Promise<string> {
     return this.#registry.metrics()
+  }
+
+  #registerStores(engine: Engine): void {
+    const labelNames = ['key_store']
+    const registers = [this.#registry]
+    for (const [name, help, read] of STORE_COUNTERS) {
+      new Counter({
+        name: `keyfold_key_store_${name}`,
+        help,
+        labelNames,
+        registers,
+        collect() {
+          this.reset()
+          for (const store of engine.storeFigures()) {
+            this.inc({ key_store: store.name }, read(store))
+          }
+        },
+      })
+    }
+    for (const [name, help, read] of STORE_GAUGES) {
+      new Gauge({
+        name: `keyfold_key_store_${name}`,
+        help,
+        labelNames,
+        registers,
+        collect() {
+          for (const store of engine.storeFigures()) {
+            this.set({ key_store: store.name }, read(store))
+          }
+        },
+      })
+    }
+    new Counter({
+      name: 'keyfold_key_store_calls_within_seconds_total',
+      help: 'calls to the key store that ended within so many seconds, cumulative',
+      labelNames: [...labelNames, 'le'],
+      registers,
+      collect() {
+        this.reset()
+        for (const { name, guard } of engine.storeFigures()) {
+          for (const { secondsMax, calls } of guard.callsWithin) {
+            this.inc({ key_store: name, le: secondsMax === Infinity ? '+Inf' : secondsMax }, calls)
+          }
+        }
+      },
+    })
   }
 
   #registerRoutes(): void {

@@ -78,6 +78,7 @@ describe('migrations', () => {
     const whole = schemaOf(dataDirectory)
     // As it is when the process ended before the transaction of the first step: only the list of steps is there.
     const tables = [
+      'wrapReservations',
       'keyUses',
       'importParameters',
       'identityPolicies',

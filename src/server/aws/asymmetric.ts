@@ -2,9 +2,11 @@
 import { assertAlgorithm } from '../../crypto/key-spec.ts'
 import { checkSignable, type Signable } from '../../crypto/signature.ts'
 import { publicKeyOf } from '../../envelope/asymmetric.ts'
+import type { KeyInUse } from '../../envelope/batch.ts'
 import { KeyfoldError } from '../../errors.ts'
 import type { KmsKey } from '../../kms/kms-key.ts'
 import { materialId } from '../../kms/reference.ts'
+import type { Call } from './call.ts'
 import { algorithmsOf } from './keys.ts'
 import {
   CONTEXT,
@@ -65,7 +67,7 @@ export const ASYMMETRIC_OPERATIONS: readonly Operation[] = [
     SIGNING,
     async (call, input, kmsKey) => {
       const signable = signableOf(kmsKey, input)
-      const made = await call.engine.envelope.sign({ kmsKey, signable })
+      const made = await call.engine.envelope.sign({ ...inUse(call, kmsKey), signable })
       call.used(kmsKey, input.Message.length)
       return { KeyId: kmsKey.arn, Signature: made, SigningAlgorithm: input.SigningAlgorithm }
     },
@@ -76,7 +78,11 @@ export const ASYMMETRIC_OPERATIONS: readonly Operation[] = [
     { ...SIGNING, Signature: required(signature) },
     async (call, input, kmsKey) => {
       const signable = signableOf(kmsKey, input)
-      await call.engine.envelope.verify({ kmsKey, signable, signature: input.Signature })
+      await call.engine.envelope.verify({
+        ...inUse(call, kmsKey),
+        signable,
+        signature: input.Signature,
+      })
       call.used(kmsKey, input.Message.length)
       return {
         KeyId: kmsKey.arn,
@@ -91,7 +97,11 @@ export const ASYMMETRIC_OPERATIONS: readonly Operation[] = [
     MAC,
     async (call, { MacAlgorithm, Message }, kmsKey) => {
       const { envelope } = call.engine
-      const made = await envelope.generateMac({ kmsKey, algorithm: MacAlgorithm, message: Message })
+      const made = await envelope.generateMac({
+        ...inUse(call, kmsKey),
+        algorithm: MacAlgorithm,
+        message: Message,
+      })
       call.used(kmsKey, Message.length)
       return { KeyId: kmsKey.arn, Mac: made, MacAlgorithm }
     },
@@ -102,7 +112,7 @@ export const ASYMMETRIC_OPERATIONS: readonly Operation[] = [
     { ...MAC, Mac: required(mac) },
     async (call, input, kmsKey) => {
       await call.engine.envelope.verifyMac({
-        kmsKey,
+        ...inUse(call, kmsKey),
         algorithm: input.MacAlgorithm,
         message: input.Message,
         mac: input.Mac,
@@ -132,7 +142,7 @@ export const ASYMMETRIC_OPERATIONS: readonly Operation[] = [
     },
     async (call, input, kmsKey) => {
       const shared = await call.engine.envelope.deriveSharedSecret({
-        kmsKey,
+        ...inUse(call, kmsKey),
         algorithm: input.KeyAgreementAlgorithm,
         peer: input.PublicKey,
       })
@@ -170,7 +180,7 @@ function dataKeyPair(
     },
     async (call, input, kmsKey) => {
       const { wrappedPrivateKey, privateKey, publicKey } = await call.engine.envelope.dataKeyPair({
-        kmsKey,
+        ...inUse(call, kmsKey),
         context: canonical(call, input.EncryptionContext),
         keyPairSpec: supported(input.KeyPairSpec),
         plaintext,
@@ -194,6 +204,10 @@ function dataKeyPair(
       checkKey: (_input, { keySpec }) => assertAlgorithm(keySpec, 'SYMMETRIC_DEFAULT'),
     },
   )
+}
+
+function inUse({ principal }: Call, kmsKey: KmsKey): KeyInUse {
+  return { kmsKey, principalArn: principal.arn }
 }
 
 /** Throws what makes it unsignable under this key. */

@@ -192,6 +192,7 @@ function dataKey(
       const bytes = dataKeyBytes(input)
       const { wrappedKey, plaintext: key } = await call.engine.envelope.dataKey({
         kmsKey,
+        principalArn: call.principal.arn,
         context: canonical(call, input.EncryptionContext),
         bytes,
         plaintext: plaintextWanted,
@@ -244,29 +245,32 @@ interface Sealing {
 async function seal(call: Call, kmsKey: KmsKey, sealing: Sealing): Promise<Uint8Array> {
   const { algorithm, context, bytes } = sealing
   const { envelope } = call.engine
+  const principalArn = call.principal.arn
   assertAlgorithm(kmsKey.keySpec, algorithm)
   const sealed =
     algorithm === 'SYMMETRIC_DEFAULT'
       ? await envelope.encryptBytes({
           kmsKey,
+          principalArn,
           context: canonical(call, context),
           plaintext: bytes,
         })
-      : envelope.encryptWithPublicKey({ kmsKey, algorithm, bytes })
+      : envelope.encryptWithPublicKey({ kmsKey, principalArn, algorithm, bytes })
   call.used(kmsKey, bytes.length)
   return sealed
 }
 
 async function open(call: Call, kmsKey: KmsKey, opening: Sealing): Promise<Uint8Array> {
   const { algorithm, context, bytes } = opening
+  const { principal } = call
   const { envelope } = call.engine
   assertAlgorithm(kmsKey.keySpec, algorithm)
   if (algorithm !== 'SYMMETRIC_DEFAULT') {
-    const opened = await envelope.decryptWithPrivateKey({ kmsKey, algorithm, bytes })
+    const use = { kmsKey, principalArn: principal.arn }
+    const opened = await envelope.decryptWithPrivateKey({ ...use, algorithm, bytes })
     call.used(kmsKey, opened.length)
     return opened
   }
-  const { principal } = call
   const opened = await envelope.decryptBytes({
     principal,
     kmsKey,

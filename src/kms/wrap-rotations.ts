@@ -1,0 +1,54 @@
+/**
+ * Rotation because material has wrapped most of what it is good for (wrap-budgets.ts), of keys in stores that can make
+ * new material. Nobody has to ask for it: the alternative is that the key stops wrapping.
+ */
+import type { DuePage } from '../catalog/due.ts'
+import { readWornOut } from '../catalog/wrap-reservations.ts'
+import type { KeyStore } from '../key-stores/key-store.ts'
+import type { KmsParts } from './parts.ts'
+import type { Rotations } from './rotations.ts'
+import type { DueWork } from './scheduler.ts'
+import { wrapsToRotateAt } from './wrap-budgets.ts'
+
+export class WrapRotations implements DueWork {
+  readonly #parts: KmsParts
+  readonly #rotations: Rotations
+  readonly #keyStores: () => readonly KeyStore[]
+
+  constructor(parts: KmsParts, rotations: Rotations, keyStores: () => readonly KeyStore[]) {
+    this.#parts = parts
+    this.#rotations = rotations
+    this.#keyStores = keyStores
+  }
+
+  async due({ afterId, limit }: DuePage): Promise<readonly string[]> {
+    const ids: string[] = []
+    for (const store of this.#keyStores()) ids.push(...(await this.#wornOut(store, afterId, limit)))
+    return ids.sort().slice(0, limit)
+  }
+
+  async finish(id: string): Promise<boolean> {
+    // Its material may be new since it was found: then the count is that of the new one.
+    const store = this.#parts.keyStoreOf(await this.#parts.registry.load(id))
+    if ((await this.#wornOut(store, '', 1, id)).length === 0) return false
+    await this.#rotations.rotateNow(id)
+    return true
+  }
+
+  async #wornOut(
+    { name, traits }: KeyStore,
+    afterId: string,
+    limit: number,
+    id?: string,
+  ): Promise<readonly string[]> {
+    const { rotates, wrapsMax } = traits
+    if (!rotates || wrapsMax === undefined) return []
+    return readWornOut(this.#parts.catalog.db, {
+      keyStore: name,
+      reservedMin: wrapsToRotateAt(wrapsMax),
+      afterId,
+      limit,
+      ...(id === undefined ? {} : { id }),
+    })
+  }
+}
