@@ -103,6 +103,8 @@ export class Guard implements StoreGuard {
   #failures = 0
   #refused = 0
   #seconds = 0
+  /** Whoever waits for an answer of the store is told not to, by one of these. */
+  readonly #giveUps = new Set<(error: KeyfoldError) => void>()
   /** Why nothing is called any more: it was locked, or closed. */
   #ended: KeyfoldError | undefined
   #probing: { readonly result: Promise<void>; readonly untilMs: number } | undefined
@@ -204,6 +206,7 @@ export class Guard implements StoreGuard {
     this.#ended = error
     this.#circuit.stop()
     this.#queue.dropAll()
+    for (const giveUp of [...this.#giveUps]) giveUp(error)
   }
 
   async #run<T>(
@@ -216,12 +219,7 @@ export class Guard implements StoreGuard {
     this.#calls++
     let outcome: Outcome = 'answered'
     try {
-      return await withinDeadline(call, {
-        deadlineMs,
-        late: discard,
-        isWanted: () => this.#ended === undefined,
-        error: () => this.#ended ?? this.#unreachable(`it did not answer within ${deadlineMs} ms`),
-      })
+      return await this.#withinDeadline(deadlineMs, call, discard)
     } catch (error) {
       outcome = outcomeOf(error)
       throw error
@@ -235,12 +233,48 @@ export class Guard implements StoreGuard {
   }
 
   #probeOnce(): Promise<void> {
-    const { deadlineMs } = this.#options.settings
-    return withinDeadline(this.#options.probe, {
-      deadlineMs,
-      late: () => undefined,
-      isWanted: () => true,
-      error: () => this.#unreachable(`it did not answer within ${deadlineMs} ms`),
+    const { settings, probe } = this.#options
+    return this.#withinDeadline(settings.deadlineMs, probe, () => undefined)
+  }
+
+  /** The answer of `call`, or an error once the deadline has passed; what it answers then goes to `discard`. */
+  #withinDeadline<T>(
+    deadlineMs: number,
+    call: () => Promise<T>,
+    discard: (late: T) => void,
+  ): Promise<T> {
+    return new Promise<T>((resolve, reject) => {
+      let over = false
+      const end = (): void => {
+        over = true
+        clearTimeout(timer)
+        this.#giveUps.delete(giveUp)
+      }
+      const giveUp = (error: KeyfoldError): void => {
+        end()
+        reject(error)
+      }
+      const timer = setTimeout(() => {
+        giveUp(this.#unreachable(`it did not answer within ${deadlineMs} ms`))
+      }, deadlineMs)
+      this.#giveUps.add(giveUp)
+      // Also of a store that throws before its first await.
+      const answered = (async () => call())()
+      answered.then(
+        (answer) => {
+          if (over) {
+            discard(answer)
+            return
+          }
+          end()
+          resolve(answer)
+        },
+        (error: unknown) => {
+          if (over) return
+          end()
+          reject(error as Error)
+        },
+      )
     })
   }
 
@@ -265,41 +299,4 @@ export class Guard implements StoreGuard {
 function outcomeOf(error: unknown): Outcome {
   if (!(error instanceof KeyfoldError)) return 'unknown'
   return error.code === 'KEY_STORE_UNREACHABLE' ? 'unreachable' : 'answered'
-}
-
-/** The answer of `call`, or `error` once the deadline has passed; what it answers then goes to `late`. */
-function withinDeadline<T>(
-  call: () => Promise<T>,
-  options: {
-    readonly deadlineMs: number
-    readonly late: (answer: T) => void
-    /** Whether an answer is still good for anything. */
-    readonly isWanted: () => boolean
-    readonly error: () => KeyfoldError
-  },
-): Promise<T> {
-  return new Promise<T>((resolve, reject) => {
-    let over = false
-    const timer = setTimeout(() => {
-      over = true
-      reject(options.error())
-    }, options.deadlineMs)
-    // A store that throws before its first await is one that rejects.
-    const answered = (async () => call())()
-    answered.then(
-      (answer) => {
-        clearTimeout(timer)
-        if (!over && options.isWanted()) {
-          resolve(answer)
-          return
-        }
-        options.late(answer)
-        if (!over) reject(options.error())
-      },
-      (error: unknown) => {
-        clearTimeout(timer)
-        if (!over) reject(error as Error)
-      },
-    )
-  })
 }

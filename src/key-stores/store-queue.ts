@@ -136,8 +136,8 @@ export class StoreQueue {
   #lineOf(principalArn: string): Line {
     const known = this.#lines.get(principalArn)
     if (known !== undefined) return known
-    // Whoever comes anew is behind those who waited, not before them.
-    const line = { running: 0, waiting: 0, servedAt: this.#started }
+    // Whoever comes anew is behind those who waited, and before the one who was just served.
+    const line = { running: 0, waiting: 0, servedAt: this.#started - 0.5 }
     this.#lines.set(principalArn, line)
     return line
   }
