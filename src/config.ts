@@ -7,6 +7,7 @@ import { homedir } from 'node:os'
 import { join } from 'node:path'
 
 import { KeyfoldError } from './errors.ts'
+import { parseCatalogUrl, type CatalogUrl } from './format/catalog-url.ts'
 import {
   AUDIT_FILE_BYTES_DEFAULT,
   AUDIT_GROUP_RECORDS_MAX,
@@ -28,6 +29,13 @@ import {
 export interface Config {
   /** Directory of catalog, root key and logs. */
   readonly dataDirectory: string
+  /** Where a shared catalog is; undefined: it is a file in the data directory, and this is the only node. */
+  readonly catalog:
+    | (Omit<CatalogUrl, 'password'> & {
+        /** Asked at each new connection, for a file may change; a function, for nobody prints those. */
+        readonly password: () => string | undefined
+      })
+    | undefined
   readonly listen: { readonly host: string; readonly port: number }
   /** Listening beyond loopback without TLS has to be asked for. */
   readonly plaintextAllowed: boolean
@@ -84,6 +92,8 @@ interface Setting {
   readonly environment: string
   readonly help: string
   readonly parse: (text: string) => unknown
+  /** Of a value that may not stand among the flags, which everyone on the machine can read, nor stay in the environment. */
+  readonly isSecret?: (value: never) => boolean
 }
 
 const text = (value: string): string => value
@@ -131,6 +141,15 @@ const LOG_LEVELS = ['trace', 'debug', 'info', 'warn', 'error', 'silent'] as cons
 /** Every setting there is: the flags of `keyfold serve`, KEYFOLD_… variables, and keys of the file. */
 export const SETTINGS = [
   setting('data', 'data directory ($XDG_DATA_HOME/keyfold, or ~/.local/share/keyfold)', text),
+  {
+    ...setting(
+      'catalog',
+      'postgres://USER@HOST/DATABASE, a catalog that several nodes share (a file in the data directory)',
+      parseCatalogUrl,
+    ),
+    isSecret: ({ password }: CatalogUrl) => password !== undefined,
+  },
+  setting('catalogPasswordFile', 'file of the password of the shared catalog', text),
   setting('listen', 'HOST:PORT (127.0.0.1:8790); beyond loopback TLS is needed', address),
   setting('allowPlaintext', 'true: listen beyond loopback without TLS', oneOf('true', 'false')),
   setting('tlsCert', 'file of the certificate chain, PEM', text),
@@ -241,6 +260,8 @@ function environmentName(name: string): string {
 /** What flags or a file give: texts by the names in SETTINGS. */
 export type SettingTexts = Readonly<Partial<Record<(typeof SETTINGS)[number]['name'], string>>>
 
+type NamedSetting = Setting & Pick<(typeof SETTINGS)[number], 'name'>
+
 type Values = { [S in (typeof SETTINGS)[number] as S['name']]?: ReturnType<S['parse']> }
 
 /** Throws CONFIG_INVALID, naming the setting and where it was given. */
@@ -251,9 +272,10 @@ export function loadConfig(options: {
 }): Config {
   const fromFile = options.file === undefined ? {} : readSettingsFile(options.file)
   const values: Record<string, unknown> = {}
-  for (const { name, environment, parse } of SETTINGS) {
+  for (const { name, environment, parse, isSecret } of SETTINGS as readonly NamedSetting[]) {
+    const flag = given(options.flags?.[name], `--${flagName(name)}`)
     const found =
-      given(options.flags?.[name], `--${flagName(name)}`) ??
+      flag ??
       given(process.env[environment], environment) ??
       given(fromFile[name], `${name} in ${options.file ?? ''}`)
     if (found === undefined) continue
@@ -262,6 +284,14 @@ export function loadConfig(options: {
     } catch (error) {
       throw new KeyfoldError('CONFIG_INVALID', `${found.where}: ${(error as Error).message}`)
     }
+    if (isSecret?.(values[name] as never) !== true) continue
+    delete process.env[environment]
+    if (found !== flag) continue
+    throw new KeyfoldError(
+      'CONFIG_INVALID',
+      `${found.where}: everyone on this machine can read it: ` +
+        `give the password by a file, by ${environment} or in --config`,
+    )
   }
   return configOf(values as Values)
 }
@@ -306,6 +336,7 @@ function configOf(values: Values): Config {
   const dataDirectory = values.data ?? defaultDataDirectory()
   return Object.freeze<Config>({
     dataDirectory,
+    catalog: catalogOf(values),
     listen: values.listen ?? { host: '127.0.0.1', port: 8790 },
     plaintextAllowed: values.allowPlaintext === 'true',
     tls: tlsOf(values),
@@ -341,6 +372,15 @@ function configOf(values: Values): Config {
     },
     logLevel: values.logLevel ?? 'info',
   })
+}
+
+function catalogOf({ catalog, catalogPasswordFile: file }: Values): Config['catalog'] {
+  if (catalog === undefined) {
+    if (file === undefined) return undefined
+    throw new KeyfoldError('CONFIG_INVALID', 'catalogPasswordFile needs catalog')
+  }
+  const { password, ...address } = catalog
+  return { ...address, password: () => password ?? (file && readFileSync(file, 'utf8').trim()) }
 }
 
 function tlsOf(values: Values): Config['tls'] {

@@ -10,7 +10,8 @@ import {
   type AuditEvent,
   type AuditLog,
 } from './audit/audit-log.ts'
-import { openCatalog } from './catalog/catalog.ts'
+import { openCatalog, type Catalog } from './catalog/catalog.ts'
+import { SharedRootFiles } from './catalog/root-files.ts'
 import type { Config } from './config.ts'
 import { chooseCrypto } from './crypto/choose.ts'
 import type { Crypto, KeyTableUsage } from './crypto/crypto.ts'
@@ -94,17 +95,43 @@ export interface Engine {
   close(): Promise<void>
 }
 
+export interface EngineOptions {
+  readonly log: (message: string) => void
+  /** What waiting periods, rotations and expiries go by; the system's clock where absent. */
+  readonly wallClockMs?: () => number
+}
+
 /** How often keys past their age are looked for. */
 const SWEEP_MS = 5_000
 
 /** Errors: CONFIG_INVALID, ROOT_KEY_INVALID, CATALOG_UNAVAILABLE, NATIVE_UNAVAILABLE, AUDIT_UNAVAILABLE. */
 export async function openEngine(config: Config, options: EngineOptions): Promise<Engine> {
   const crypto = chooseCrypto(config.crypto, { memoryLock: config.memoryLock, log: options.log })
-  const root = crypto.importKey(readRootKey(config, crypto))
+  // A shared catalog knows its root key; of an embedded one nothing is touched before the root key fits.
+  const shared = config.catalog === undefined ? undefined : await openCatalog(config)
+  try {
+    const files = shared === undefined ? undefined : await SharedRootFiles.load(shared.db)
+    const root = crypto.importKey(readRootKey(config, crypto, files))
+    return await openOn(shared, root, { config, crypto, ...options })
+  } catch (error) {
+    await shared?.close()
+    throw error
+  }
+}
+
+async function openOn(
+  shared: Catalog | undefined,
+  root: number,
+  {
+    config,
+    crypto,
+    ...options
+  }: EngineOptions & { readonly config: Config; readonly crypto: Crypto },
+): Promise<Engine> {
   const local = new LocalKeyStore(crypto, root)
   const secretSealer = new SecretSealer(crypto, root)
   crypto.releaseKey(root)
-  const catalog = await openCatalog(config)
+  const catalog = shared ?? (await openCatalog(config))
   const { wallClockMs = Date.now, log } = options
   const wraps = new WrapBudgets(catalog, { log, onWornOut: () => scheduler.wake() })
   const others = (options.otherKeyStores?.(crypto) ?? []).map(

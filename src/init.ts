@@ -1,10 +1,12 @@
 /**
  * What `keyfold init` does, once: the data directory with its root key and catalog, and one admin token. Killed
- * half-way it can be run again; a directory that was initialised is refused.
+ * half-way it can be run again; a directory that was initialised is refused. Of nodes that share a catalog one does it;
+ * the others need the root key and nothing else.
  */
 import { mkdirSync } from 'node:fs'
 
-import { openCatalog } from './catalog/catalog.ts'
+import { openCatalog, type Catalog } from './catalog/catalog.ts'
+import { SharedRootFiles } from './catalog/root-files.ts'
 import type { Config } from './config.ts'
 import { chooseCrypto } from './crypto/choose.ts'
 import { KeyfoldError } from './errors.ts'
@@ -25,10 +27,12 @@ export async function initDataDirectory(
     if (tokens.list().length > 0) {
       throw new KeyfoldError(
         'CONFIG_INVALID',
-        `${config.dataDirectory} was initialised before; its admin token was shown then`,
+        `${catalog.shared ? 'the catalog' : config.dataDirectory} was initialised before; ` +
+          'its admin token was shown then',
       )
     }
-    createRootKey(config, crypto)
+    if (catalog.shared) await createSharedRootKey(config, crypto, catalog)
+    else createRootKey(config, crypto)
     const { token } = await tokens.create({
       name: 'admin',
       principalArn: `arn:aws:iam::${config.account}:root`,
@@ -39,4 +43,15 @@ export async function initDataDirectory(
   } finally {
     await catalog.close()
   }
+}
+
+/** Of two that do this at once one fails: its root key would not open what the other's sealed. */
+async function createSharedRootKey(
+  config: Config,
+  crypto: Parameters<typeof createRootKey>[1],
+  { db }: Catalog,
+): Promise<void> {
+  const files = await SharedRootFiles.load(db)
+  createRootKey(config, crypto, files)
+  await files.save(db)
 }

@@ -213,6 +213,20 @@ export const IMPORT_PARAMETERS_KEPT_MS = DAY_MS
 export const IMPORT_PARAMETERS_PER_KEY_MAX = 100
 export const IMPORTED_VALIDITY_DAYS_MAX = 365
 
+// A catalog that several nodes share.
+
+/** Connections of one node: its changes come one after the other anyway, and PostgreSQL has 100 by default. */
+export const CATALOG_CONNECTIONS_MAX = 8
+export const CATALOG_CONNECT_MS_MAX = 3_000
+export const CATALOG_STATEMENT_MS_MAX = 10_000
+/** Changes take turns, so that whoever holds the lock keeps all others waiting. */
+export const CATALOG_LOCK_MS_MAX = 8_000
+/** A node that stops within a change ends every other node's changes for so long. */
+export const CATALOG_IDLE_TRANSACTION_MS_MAX = 5_000
+/** A transaction that lost against another one is tried again, each time after a longer wait. */
+export const CATALOG_ATTEMPTS_MAX = 8
+export const CATALOG_RETRY_MS = 10
+
 // Policies and grants.
 
 /** AWS KMS: a key policy document has at most 32 kilobytes. */
@@ -242,6 +256,8 @@ assert(2 * (XKS_PLAINTEXT_BYTES_MAX + XKS_AAD_BYTES_MAX) < XKS_REQUEST_BYTES_MAX
 assert(XKS_AAD_BYTES_MAX < 2 ** 16)
 assert(2 * CALLER_PLAINTEXT_BYTES_MAX < XKS_ANSWER_BYTES_MAX)
 assert(XKS_HEALTH_AGE_MS_MAX < 60_000)
+assert(CATALOG_IDLE_TRANSACTION_MS_MAX < CATALOG_LOCK_MS_MAX)
+assert(CATALOG_LOCK_MS_MAX < CATALOG_STATEMENT_MS_MAX)
 // setTimeout takes 31 bits.
 assert(SCHEDULER_RECHECK_MS < 2 ** 31)
 assert(MESSAGE_BYTES_MAX < REQUEST_BYTES_MAX_DEFAULT)

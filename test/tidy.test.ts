@@ -17,7 +17,7 @@ const ARROWS: Record<string, readonly string[]> = {
   limits: [],
   config: [],
   crypto: ['config'],
-  catalog: [],
+  catalog: ['config'],
   'key-stores': ['crypto', 'config'],
   audit: ['config'],
   kms: ['catalog', 'key-stores', 'crypto'],

@@ -11,8 +11,12 @@
 import { createHash } from 'node:crypto'
 import { open, type FileHandle } from 'node:fs/promises'
 import { join } from 'node:path'
+import type { Kysely } from 'kysely'
 
 import { KeyfoldError } from '../errors.ts'
+import type { CatalogTables } from './schema.ts'
+
+type CatalogQueries = Kysely<CatalogTables>
 
 const FILE = 'destroyed.log'
 const HEADER =
@@ -28,7 +32,22 @@ export interface DestroyedMaterial {
   readonly hash: string
 }
 
-export class DestroyedLog {
+/** What a catalog is held against when it is opened, and what is written before anything is destroyed. */
+export interface DestroyedRecord {
+  readonly keys: ReadonlySet<string>
+  readonly materials: Iterable<DestroyedMaterial>
+  readonly isEmpty: boolean
+  /** Durable before the transaction is; where both are in one database, with it. */
+  recordKey(kmsKeyId: string, transaction: CatalogQueries): Promise<void>
+  recordMaterials(
+    materials: readonly DestroyedMaterial[],
+    transaction: CatalogQueries,
+  ): Promise<void>
+  /** The catalog was restored, and held what was scrubbed from the one before. */
+  mustScrub(db: CatalogQueries): Promise<void>
+}
+
+export class DestroyedLog implements DestroyedRecord {
   readonly #file: FileHandle
   readonly #keys = new Set<string>()
   /** By line. */
@@ -76,8 +95,7 @@ export class DestroyedLog {
     return !this.#scrubbed
   }
 
-  /** A restored catalog held what was scrubbed from the one before. */
-  mustScrub(): void {
+  async mustScrub(): Promise<void> {
     this.#scrubbed = false
   }
 

@@ -4,7 +4,7 @@
  */
 import type { Kysely } from 'kysely'
 
-import { hashOfStored, type DestroyedLog, type DestroyedMaterial } from './destroyed-log.ts'
+import { hashOfStored, type DestroyedMaterial, type DestroyedRecord } from './destroyed-log.ts'
 import { materialOwner, readFamily, updateKeys } from './keys.ts'
 import type { CatalogTables } from './schema.ts'
 
@@ -86,7 +86,7 @@ const PAGE = 500
 /** Carries the log out on a catalog that may be older than it. Answers whether it held anything. */
 export async function destroyAgain(
   db: Queries,
-  log: DestroyedLog,
+  log: Pick<DestroyedRecord, 'keys' | 'materials'>,
   nowMs: number,
   changeNumber: number,
 ): Promise<boolean> {

@@ -1,14 +1,21 @@
 /**
  * How the tables of schema.ts come about, step by step. A step that has been released is never changed; new ones
- * are added below it. Each runs in a transaction with its own name in `migrations`.
+ * are added below it. Each runs in a transaction with its own name in `migrations`, which is written first: of nodes
+ * that start together one runs it, and the others wait for that row and find it done.
+ *
+ * A step that older nodes can live with says so: they go on serving, and may still be started. After any other step
+ * they refuse to start, and those that run stop serving.
  */
 import { sql, type Kysely, type Transaction } from 'kysely'
 
+import { KeyfoldError } from '../errors.ts'
 import type { CatalogTables } from './schema.ts'
 
-interface Migration {
+export interface Migration {
   readonly name: string
   readonly up: (transaction: Transaction<CatalogTables>) => Promise<void>
+  /** Nodes of before this step may go on: it only adds what they do not read and need not write. */
+  readonly compatible?: true
 }
 
 const MIGRATIONS: readonly Migration[] = [
@@ -17,29 +24,82 @@ const MIGRATIONS: readonly Migration[] = [
   { name: '0003-due-moments', up: addDueMoments },
   { name: '0004-grant-issuers', up: addGrantIssuers },
   { name: '0006-wrap-reservations', up: addWrapReservations },
+  { name: '0007-nodes', up: addNodes },
   { name: '0008-xks-proxy', up: addXksPrefixes },
 ]
 
-/** Runs what has not run yet. A catalog of a newer keyfold is refused rather than misread. */
-export async function migrate(db: Kysely<CatalogTables>): Promise<void> {
-  await db.schema
-    .createTable('migrations')
-    .ifNotExists()
-    .addColumn('name', 'text', (column) => column.primaryKey())
-    .addColumn('ranAtMs', 'bigint', (column) => column.notNull())
-    .execute()
-  const known = new Set(MIGRATIONS.map((migration) => migration.name))
-  const ran = new Set<string>()
-  for (const { name } of await db.selectFrom('migrations').select('name').execute()) {
-    if (!known.has(name)) throw new Error(`the catalog was written by a newer keyfold (${name})`)
-    ran.add(name)
-  }
-  for (const { name, up } of MIGRATIONS) {
+/** With it came the column that says what older nodes may do. */
+const WITH_COMPATIBLE = '0007-nodes'
+
+/** Runs what has not run yet. A catalog that needs a newer keyfold is refused rather than misread. */
+export async function migrate(
+  db: Kysely<CatalogTables>,
+  migrations: readonly Migration[] = MIGRATIONS,
+): Promise<void> {
+  await createList(db)
+  const ran = await readRan(db)
+  assertUnderstood(ran, migrations)
+  let withCompatible = ran.has(WITH_COMPATIBLE)
+  for (const { name, up, compatible } of migrations) {
+    withCompatible ||= name === WITH_COMPATIBLE
     if (ran.has(name)) continue
+    const set = withCompatible && compatible === true
     await db.transaction().execute(async (transaction) => {
+      const first = await transaction
+        .insertInto('migrations')
+        .values({ name, ranAtMs: Date.now() })
+        .onConflict((conflict) => conflict.column('name').doNothing())
+        .returning('name')
+        .executeTakeFirst()
+      if (first === undefined) return
       await up(transaction)
-      await transaction.insertInto('migrations').values({ name, ranAtMs: Date.now() }).execute()
+      if (!set) return
+      await transaction
+        .updateTable('migrations')
+        .set({ compatible: 1 })
+        .where('name', '=', name)
+        .execute()
     })
+  }
+}
+
+/** Throws where a newer node has changed the catalog so that this one would misread it. */
+export async function assertMigrationsUnderstood(
+  db: Kysely<CatalogTables>,
+  migrations: readonly Migration[] = MIGRATIONS,
+): Promise<void> {
+  assertUnderstood(await readRan(db), migrations)
+}
+
+async function createList(db: Kysely<CatalogTables>): Promise<void> {
+  const create = (): Promise<void> =>
+    db.schema
+      .createTable('migrations')
+      .ifNotExists()
+      .addColumn('name', 'text', (column) => column.primaryKey())
+      .addColumn('ranAtMs', 'bigint', (column) => column.notNull())
+      .execute()
+  // PostgreSQL looks and then makes: the slower of two nodes fails once, and then finds the table.
+  await create().catch(create)
+}
+
+/** By name, whether older nodes may go on. */
+async function readRan(db: Kysely<CatalogTables>): Promise<ReadonlyMap<string, boolean>> {
+  const rows = await db.selectFrom('migrations').selectAll().execute()
+  return new Map(rows.map(({ name, compatible }) => [name, compatible === 1]))
+}
+
+function assertUnderstood(
+  ran: ReadonlyMap<string, boolean>,
+  migrations: readonly Migration[],
+): void {
+  const known = new Set(migrations.map(({ name }) => name))
+  for (const [name, compatible] of ran) {
+    if (known.has(name) || compatible) continue
+    throw new KeyfoldError(
+      'CATALOG_UNAVAILABLE',
+      `the catalog was written by a newer keyfold (${name})`,
+    )
   }
 }
 
@@ -253,6 +313,45 @@ async function addWrapReservations(transaction: Transaction<CatalogTables>): Pro
     .addColumn('reserved', 'bigint', (column) => column.notNull())
     .addPrimaryKeyConstraint('wrapReservationsKey', ['kmsKeyId', 'version'])
     .execute()
+}
+
+/** Several nodes on one catalog. Nodes of before do not follow what others change, so that none may go on. */
+async function addNodes(transaction: Transaction<CatalogTables>): Promise<void> {
+  const { schema } = transaction
+  await schema
+    .alterTable('migrations')
+    .addColumn('compatible', 'integer', (column) => column.notNull().defaultTo(0))
+    .execute()
+  await schema
+    .createTable('nodes')
+    .addColumn('id', 'text', (column) => column.primaryKey())
+    .addColumn('startedAtMs', 'bigint', (column) => column.notNull())
+    .addColumn('confirmed', 'bigint', (column) => column.notNull())
+    .addColumn('renewals', 'bigint', (column) => column.notNull())
+    .execute()
+  await schema
+    .createTable('removals')
+    .addColumn('changeNumber', 'bigint', (column) => column.notNull())
+    .addColumn('kind', 'text', (column) => column.notNull())
+    .addColumn('name', 'text', (column) => column.notNull())
+    .addPrimaryKeyConstraint('removalsKey', ['changeNumber', 'kind', 'name'])
+    .execute()
+  await schema
+    .createTable('destroyed')
+    .addColumn('kmsKeyId', 'text', (column) => column.notNull())
+    .addColumn('version', 'integer', (column) => column.notNull())
+    .addColumn('hash', 'text', (column) => column.notNull())
+    .addColumn('scrubbed', 'integer', (column) => column.notNull())
+    .addPrimaryKeyConstraint('destroyedKey', ['kmsKeyId', 'version', 'hash'])
+    .execute()
+  await schema
+    .createTable('rootFiles')
+    .addColumn('name', 'text', (column) => column.primaryKey())
+    .addColumn('content', 'text', (column) => column.notNull())
+    .execute()
+  for (const table of ['kmsKeys', 'tokens', 'accessKeys', 'identityPolicies'] as const) {
+    await schema.createIndex(`${table}ByChange`).on(table).column('changeNumber').execute()
+  }
 }
 
 /** What AWS KMS gives a key that is created without a policy; written out, for this step never changes. */

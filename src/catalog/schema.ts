@@ -3,8 +3,10 @@
  * no enums, sequences or advisory locks. Migrations in migrations.ts create them and are only ever added to.
  *
  * Every transaction that changes what other nodes cache adds 1 to `changes.number` in the same commit, and stamps
- * the rows it touched; a node polls that one row.
+ * the rows it touched, or says in `removals` which are gone; a node polls that one row.
  */
+import type { Generated } from 'kysely'
+
 export interface CatalogTables {
   /** One row: what was frozen when the catalog was created. */
   catalog: {
@@ -147,6 +149,34 @@ export interface CatalogTables {
    * how many there may be. Rows are never deleted: the same material may be imported again under its old number.
    */
   wrapReservations: { kmsKeyId: string; version: number; reserved: number }
-  /** Which migrations ran. */
-  migrations: { name: string; ranAtMs: number }
+  /** Which migrations ran, and whether nodes that do not know them may go on. */
+  migrations: { name: string; ranAtMs: number; compatible: Generated<number> }
+  /** The nodes that hold a lease, or did: membership.ts. */
+  nodes: {
+    id: string
+    startedAtMs: number
+    /** Every change up to this number is in force there. */
+    confirmed: number
+    /** Grows with every poll. */
+    renewals: number
+  }
+  /** Rows that are gone and that nodes may remember; the others carry the number of their last change. */
+  removals: {
+    changeNumber: number
+    kind: 'kmsKey' | 'identityPolicy'
+    /** The row's id, or `PRINCIPAL NAME`. */
+    name: string
+  }
+  /** Of a shared catalog, what destroyed.log is to an embedded one. */
+  destroyed: {
+    kmsKeyId: string
+    /** 0: the key with all of its material. */
+    version: number
+    /** SHA-256 of what the catalog kept, hex; '' of a key. */
+    hash: string
+    /** 1 where nothing of it is left in the table's file. */
+    scrubbed: number
+  }
+  /** Of a shared catalog: what else stands beside the root key in the data directory. */
+  rootFiles: { name: string; content: string }
 }

@@ -21,6 +21,7 @@ import {
 } from 'kysely'
 
 import { KeyfoldError } from '../errors.ts'
+import { ConflictError } from './conflict.ts'
 import type { CatalogTables } from './schema.ts'
 
 export interface CatalogWorkerData {
@@ -35,7 +36,7 @@ export interface CatalogStatement {
 
 export type CatalogAnswer =
   | { readonly id: number; readonly rows: readonly unknown[]; readonly changes: number }
-  | { readonly id: number; readonly error: string }
+  | { readonly id: number; readonly error: string; readonly busy: boolean }
 
 export class SqliteDialect implements Dialect {
   readonly #file: string
@@ -184,8 +185,9 @@ class WorkerConnection implements DatabaseConnection {
     const waiting = this.#waiting.get(answer.id)
     this.#waiting.delete(answer.id)
     if (this.#waiting.size === 0) this.#worker.unref()
-    if ('error' in answer) waiting?.reject(new Error(answer.error))
-    else {
+    if ('error' in answer) {
+      waiting?.reject(answer.busy ? new ConflictError(answer.error) : new Error(answer.error))
+    } else {
       waiting?.resolve({
         rows: answer.rows as never[],
         numAffectedRows: BigInt(answer.changes),

@@ -1,6 +1,6 @@
 /**
  * The catalog worker: the one thread that touches the embedded database, so that a slow disk or a foreign lock
- * never stops the event loop. It takes {id, sql, parameters} and answers {id, rows, changes} or {id, error}.
+ * never stops the event loop. It takes {id, sql, parameters} and answers {id, rows, changes} or {id, error, busy}.
  */
 import { chmodSync, closeSync, existsSync, openSync, statSync } from 'node:fs'
 import { parentPort, workerData } from 'node:worker_threads'
@@ -81,6 +81,7 @@ function open(constructor: DatabaseConstructor, file: string): Database {
 }
 
 const STATEMENTS_MAX = 256
+const SQLITE_BUSY = 5
 
 async function main(port: NonNullable<typeof parentPort>): Promise<void> {
   const database = open(await loadSqlite(), (workerData as CatalogWorkerData).file)
@@ -102,7 +103,10 @@ async function main(port: NonNullable<typeof parentPort>): Promise<void> {
       if (statement.columns().length > 0) return { id, rows: statement.all(...values), changes: 0 }
       return { id, rows: [], changes: Number(statement.run(...values).changes) }
     } catch (error) {
-      return { id, error: error instanceof Error ? error.message : String(error) }
+      const { message, errcode } = error as { readonly message?: string; readonly errcode?: number }
+      // The low byte is the primary result code (SQLite, "Result and Error Codes").
+      const busy = errcode !== undefined && (errcode & 0xff) === SQLITE_BUSY
+      return { id, error: message ?? String(error), busy }
     }
   }
 

@@ -5,6 +5,9 @@
  *     root.key     64 hex digits, mode 0600         rootKeySource file
  *     root.salt    32 hex digits, mode 0600         rootKeySource passphrase: salt of scrypt
  *     root.check   hex, mode 0600; a key wrapped under the root key opens under no other
+ *
+ * Nodes that share a catalog find the last two there, and need nothing in their data directories but, with
+ * rootKeySource file, the root key.
  */
 import { randomBytes, scryptSync } from 'node:crypto'
 import { existsSync, mkdirSync, readFileSync, statSync, writeFileSync } from 'node:fs'
@@ -16,6 +19,25 @@ import { KeyfoldError } from '../errors.ts'
 
 type RootKeyConfig = Pick<Config, 'dataDirectory' | 'rootKey'>
 
+/** What stands beside the root key, wherever that is. */
+export interface RootFiles {
+  read(name: RootFileName): string | undefined
+  write(name: RootFileName, text: string): void
+}
+
+export type RootFileName = 'root.salt' | 'root.check'
+
+function filesIn(dataDirectory: string): RootFiles {
+  return {
+    read: (name) => {
+      const file = join(dataDirectory, name)
+      return existsSync(file) ? readFileSync(file, 'utf8').trim() : undefined
+    },
+    write: (name, text) =>
+      writeFileSync(join(dataDirectory, name), text, { mode: 0o600, flag: 'wx', flush: true }),
+  }
+}
+
 const ROOT_KEY_BYTES = 32
 const SALT_BYTES = 16
 const SALT_PATTERN = /^[0-9a-f]{32}$/
@@ -24,14 +46,22 @@ const SCRYPT = { N: 2 ** 17, r: 8, p: 1, maxmem: 2 ** 28 }
 const CHECK_AAD = Buffer.from('keyfold/root/v1/check')
 
 /** The root key, 32 bytes, which the caller hands on or fills with zeros. Errors: CONFIG_INVALID, ROOT_KEY_INVALID. */
-export function readRootKey(config: RootKeyConfig, crypto: Crypto): Uint8Array {
-  const rootKey = loadRootKey(config)
-  checkRootKey(config, crypto, rootKey, 'verify')
+export function readRootKey(
+  config: RootKeyConfig,
+  crypto: Crypto,
+  files: RootFiles = filesIn(config.dataDirectory),
+): Uint8Array {
+  const rootKey = loadRootKey(config, files)
+  checkRootKey(config, crypto, { rootKey, files, mode: 'verify' })
   return rootKey
 }
 
 /** Makes a root key where there is none yet, and what is needed to know it again. Can be run again. */
-export function createRootKey(config: RootKeyConfig, crypto: Crypto): void {
+export function createRootKey(
+  config: RootKeyConfig,
+  crypto: Crypto,
+  files: RootFiles = filesIn(config.dataDirectory),
+): void {
   if (config.rootKey.source === 'file' && !existsSync(config.rootKey.file)) {
     const rootKey = randomBytes(ROOT_KEY_BYTES)
     mkdirSync(dirname(config.rootKey.file), { recursive: true, mode: 0o700 })
@@ -42,19 +72,15 @@ export function createRootKey(config: RootKeyConfig, crypto: Crypto): void {
     })
     rootKey.fill(0)
   }
-  if (config.rootKey.source === 'passphrase' && !existsSync(saltFile(config))) {
-    writeFileSync(saltFile(config), randomBytes(SALT_BYTES).toString('hex'), {
-      mode: 0o600,
-      flag: 'wx',
-      flush: true,
-    })
+  if (config.rootKey.source === 'passphrase' && files.read('root.salt') === undefined) {
+    files.write('root.salt', randomBytes(SALT_BYTES).toString('hex'))
   }
-  const rootKey = loadRootKey(config)
-  checkRootKey(config, crypto, rootKey, 'create')
+  const rootKey = loadRootKey(config, files)
+  checkRootKey(config, crypto, { rootKey, files, mode: 'create' })
   rootKey.fill(0)
 }
 
-function loadRootKey(config: RootKeyConfig): Uint8Array {
+function loadRootKey(config: RootKeyConfig, files: RootFiles): Uint8Array {
   switch (config.rootKey.source) {
     case 'file':
       return readRootKeyFile(config.rootKey.file)
@@ -64,11 +90,14 @@ function loadRootKey(config: RootKeyConfig): Uint8Array {
         'KEYFOLD_ROOT_KEY',
       )
     case 'passphrase': {
-      if (!existsSync(saltFile(config))) throw notInitialised(config)
-      const digits = readFileSync(saltFile(config), 'utf8').trim()
+      const digits = files.read('root.salt')
+      if (digits === undefined) throw notInitialised(config)
       // What is no hex would be left out in silence, and an empty salt is none.
       if (!SALT_PATTERN.test(digits)) {
-        throw new KeyfoldError('CONFIG_INVALID', `${saltFile(config)}: 32 hex digits are needed`)
+        throw new KeyfoldError(
+          'CONFIG_INVALID',
+          `${join(config.dataDirectory, 'root.salt')}: 32 hex digits are needed`,
+        )
       }
       const salt = Buffer.from(digits, 'hex')
       const passphrase = requiredSecret('KEYFOLD_PASSPHRASE', 'the passphrase')
@@ -118,20 +147,27 @@ function requiredSecret(name: 'KEYFOLD_ROOT_KEY' | 'KEYFOLD_PASSPHRASE', what: s
 function checkRootKey(
   config: RootKeyConfig,
   crypto: Crypto,
-  rootKey: Uint8Array,
-  mode: 'create' | 'verify',
+  {
+    rootKey,
+    files,
+    mode,
+  }: {
+    readonly rootKey: Uint8Array
+    readonly files: RootFiles
+    readonly mode: 'create' | 'verify'
+  },
 ): void {
-  const file = join(config.dataDirectory, 'root.check')
   const key = crypto.importKey(Uint8Array.from(rootKey))
   try {
-    if (existsSync(file)) {
-      const wrapped = Buffer.from(readFileSync(file, 'utf8').trim(), 'hex')
+    const check = files.read('root.check')
+    if (check !== undefined) {
+      const wrapped = Buffer.from(check, 'hex')
       crypto.releaseKey(crypto.unwrapKey(key, CHECK_AAD, wrapped))
     } else if (mode === 'create') {
       const random = crypto.generateKey()
       const wrapped = Buffer.from(crypto.wrapKey(key, CHECK_AAD, random)).toString('hex')
       crypto.releaseKey(random)
-      writeFileSync(file, wrapped, { mode: 0o600, flush: true })
+      files.write('root.check', wrapped)
     } else {
       throw notInitialised(config)
     }
@@ -150,8 +186,4 @@ function notInitialised(config: RootKeyConfig): KeyfoldError {
     'CONFIG_INVALID',
     `${config.dataDirectory} is no data directory: run keyfold init first`,
   )
-}
-
-function saltFile(config: RootKeyConfig): string {
-  return join(config.dataDirectory, 'root.salt')
 }

@@ -72,7 +72,7 @@ export class Deletions {
       if (state !== 'PendingDeletion' || deletionAtMs > nowMs()) return false
       const others = await relativesOf(transaction, id)
       if (others.length === 0) {
-        await catalog.destroyed.recordKey(keyId)
+        await catalog.destroyed.recordKey(keyId, transaction)
         await destroyMaterials(transaction, keyId, nowMs())
       }
       await eraseKey(transaction, id, changeNumber)

@@ -29,7 +29,7 @@ export class Expiries {
       async (transaction, changeNumber) => {
         const expired = await readExpired(transaction, kmsKeyId, nowMs())
         if (expired.length === 0) return
-        await catalog.destroyed.recordMaterials(expired)
+        await catalog.destroyed.recordMaterials(expired, transaction)
         const versions = expired.map(({ version }) => version)
         await destroyMaterials(transaction, kmsKeyId, nowMs(), versions)
         await awaitImport(transaction, kmsKeyId, changeNumber)

@@ -176,7 +176,7 @@ export class Imports {
         if (material === undefined) return
         const kmsKeyId = materialOwner(id)
         const hash = hashOfStored(material.stored)
-        await catalog.destroyed.recordMaterials([{ kmsKeyId, version, hash }])
+        await catalog.destroyed.recordMaterials([{ kmsKeyId, version, hash }], transaction)
         await destroyMaterials(transaction, kmsKeyId, nowMs(), [version])
         await awaitImport(transaction, kmsKeyId, changeNumber)
       },

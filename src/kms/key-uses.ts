@@ -90,7 +90,7 @@ export class KeyUses {
     this.#counted = new Map()
     try {
       // Not a change that other nodes cache: the change number stays.
-      await this.#catalog.db.transaction().execute(async (transaction) => {
+      await this.#catalog.write(async (transaction) => {
         for (const [kmsKeyId, versions] of counted) {
           for (const use of versions) await addKeyUse(transaction, { kmsKeyId, ...use })
         }

@@ -13,17 +13,7 @@ import { createNodeCrypto } from '../../dist/crypto/node-crypto.js'
 import { Kms } from '../../dist/kms/kms.js'
 import { AccessKeys } from '../../dist/kms/access-keys.js'
 import { Tokens } from '../../dist/kms/tokens.js'
-import { dumpCatalog, runInCatalog, schemaOf } from './file.ts'
-
-let dataDirectory: string
-
-beforeEach(() => {
-  dataDirectory = mkdtempSync(join(tmpdir(), 'keyfold-catalog-'))
-})
-afterEach(() => rmSync(dataDirectory, { recursive: true, force: true }))
-
-const open = (region = 'eu-west-1', account = '111122223333'): Promise<Catalog> =>
-  openCatalog({ dataDirectory, region, account })
+import { describeCatalogs } from './places.ts'
 
 const countOf = async (catalog: Catalog, table: 'kmsKeys' | 'keyMaterials'): Promise<number> =>
   (await catalog.db.selectFrom(table).select('createdAtMs').execute()).length
@@ -46,79 +36,15 @@ const keyRow = (id = ID) => ({
   changeNumber: 1,
 })
 
-describe('migrations', () => {
-  test('run a second time change nothing, with data in the tables', async () => {
-    const catalog = await open()
-    const crypto = createNodeCrypto()
-    const root = crypto.importKey(new Uint8Array(32).fill(7))
-    const sealer = new SecretSealer(crypto, root)
-    const kms = new Kms(catalog, [new LocalKeyStore(crypto, root)], sealer)
-    await kms.createKey({ alias: 'alias/a', tags: new Map([['k', 'v']]), description: 'd' })
-    await new Tokens(catalog).create({ name: 'n', actions: ['*'], keys: ['*'] })
-    await new AccessKeys(catalog, sealer).create({
-      principalArn: 'arn:aws:iam::000000000000:root',
-    })
-    await catalog.close()
-    const before = dumpCatalog(dataDirectory)
-    expect(JSON.stringify(before)).toContain('alias/a')
-    for (let times = 0; times < 2; times++) await (await open()).close()
-    expect(dumpCatalog(dataDirectory)).toEqual(before)
-  })
-
-  test('of a newer keyfold are refused by name and nothing is touched', async () => {
-    await (await open()).close()
-    runInCatalog(dataDirectory, `insert into migrations values ('9999-what-is-to-come', 1)`)
-    const before = dumpCatalog(dataDirectory)
-    await expect(open()).rejects.toThrow('9999-what-is-to-come')
-    expect(dumpCatalog(dataDirectory)).toEqual(before)
-  })
-
-  test('that were cut off leave no half table: the next start finishes', async () => {
-    await (await open()).close()
-    const whole = schemaOf(dataDirectory)
-    // As it is when the process ended before the transaction of the first step: only the list of steps is there.
-    const tables = [
-      'wrapReservations',
-      'keyUses',
-      'importParameters',
-      'identityPolicies',
-      'accessKeys',
-      'grants',
-      'tokens',
-      'tags',
-      'aliases',
-      'keyMaterials',
-      'kmsKeys',
-      'changes',
-      'catalog',
-    ]
-    const drops = tables.map((table) => `drop table "${table}"`)
-    runInCatalog(dataDirectory, ...drops, 'delete from migrations')
-    expect(schemaOf(dataDirectory)).not.toEqual(whole)
-    await (await open()).close()
-    expect(schemaOf(dataDirectory)).toEqual(whole)
-  })
-})
-
-describe('region and account', () => {
-  test('are those of the first opening, for good', async () => {
-    await (await open()).close()
-    for (const [region, account] of [
-      ['eu-west-2', '111122223333'],
-      ['eu-west-1', '111122223334'],
-    ] as const) {
-      await expect(open(region, account)).rejects.toMatchObject({
-        code: 'CONFIG_INVALID',
-        message: expect.stringContaining('eu-west-1 and account 111122223333') as string,
-      })
-    }
-    const catalog = await open()
-    expect([catalog.region, catalog.account]).toEqual(['eu-west-1', '111122223333'])
-    await catalog.close()
-  })
-})
-
 describe('the file', () => {
+  let dataDirectory: string
+  beforeEach(() => {
+    dataDirectory = mkdtempSync(join(tmpdir(), 'keyfold-catalog-'))
+  })
+  afterEach(() => rmSync(dataDirectory, { recursive: true, force: true }))
+  const open = (): Promise<Catalog> =>
+    openCatalog({ dataDirectory, region: 'eu-west-1', account: '111122223333' })
+
   test('belongs to one opener: the second is told so, and the first goes on', async () => {
     const catalog = await open()
     await expect(open()).rejects.toMatchObject({
@@ -151,10 +77,87 @@ describe('the file', () => {
   })
 })
 
-describe('a change', () => {
+describeCatalogs('migrations', (place) => {
+  test('run a second time change nothing, with data in the tables', async () => {
+    const catalog = await place.open()
+    const crypto = createNodeCrypto()
+    const root = crypto.importKey(new Uint8Array(32).fill(7))
+    const sealer = new SecretSealer(crypto, root)
+    const kms = new Kms(catalog, [new LocalKeyStore(crypto, root)], sealer)
+    await kms.createKey({ alias: 'alias/a', tags: new Map([['k', 'v']]), description: 'd' })
+    await new Tokens(catalog).create({ name: 'n', actions: ['*'], keys: ['*'] })
+    await new AccessKeys(catalog, sealer).create({
+      principalArn: 'arn:aws:iam::000000000000:root',
+    })
+    await catalog.close()
+    const before = await place.dump()
+    expect(JSON.stringify(before)).toContain('alias/a')
+    for (let times = 0; times < 2; times++) await (await place.open()).close()
+    expect(await place.dump()).toEqual(before)
+  })
+
+  test('of a newer keyfold are refused by name and nothing is touched', async () => {
+    await (await place.open()).close()
+    await place.run(`insert into migrations (name, "ranAtMs") values ('9999-what-is-to-come', 1)`)
+    const before = await place.dump()
+    await expect(place.open()).rejects.toThrow('9999-what-is-to-come')
+    expect(await place.dump()).toEqual(before)
+  })
+
+  test('that were cut off leave no half table: the next start finishes', async () => {
+    await (await place.open()).close()
+    const whole = await place.schema()
+    // As it is when the process ended before the transaction of the first step: only the list of steps is there.
+    const tables = [
+      'rootFiles',
+      'destroyed',
+      'removals',
+      'nodes',
+      'wrapReservations',
+      'keyUses',
+      'importParameters',
+      'identityPolicies',
+      'accessKeys',
+      'grants',
+      'tokens',
+      'tags',
+      'aliases',
+      'keyMaterials',
+      'kmsKeys',
+      'changes',
+      'catalog',
+    ]
+    const drops = tables.map((table) => `drop table "${table}"`)
+    const list = ['delete from migrations', 'alter table migrations drop column compatible']
+    await place.run(...drops, ...list)
+    expect(await place.schema()).not.toEqual(whole)
+    await (await place.open()).close()
+    expect(await place.schema()).toEqual(whole)
+  })
+})
+
+describeCatalogs('region and account', (place) => {
+  test('are those of the first opening, for good', async () => {
+    await (await place.open()).close()
+    for (const [region, account] of [
+      ['eu-west-2', '111122223333'],
+      ['eu-west-1', '111122223334'],
+    ] as const) {
+      await expect(place.open(region, account)).rejects.toMatchObject({
+        code: 'CONFIG_INVALID',
+        message: expect.stringContaining('eu-west-1 and account 111122223333') as string,
+      })
+    }
+    const catalog = await place.open()
+    expect([catalog.region, catalog.account]).toEqual(['eu-west-1', '111122223333'])
+    await catalog.close()
+  })
+})
+
+describeCatalogs('a change', (place) => {
   let catalog: Catalog
   beforeEach(async () => {
-    catalog = await open()
+    catalog = await place.open()
     return () => catalog.close()
   })
 
@@ -217,20 +220,15 @@ describe('a change', () => {
   })
 
   test('of a catalog that was closed is refused, not left waiting', async () => {
-    const closed = await openCatalog({
-      dataDirectory: mkdtempSync(join(dataDirectory, 'other-')),
-      region: 'r',
-      account: '000000000000',
-    })
-    await closed.close()
-    await expect(closed.change(async () => undefined)).rejects.toThrow()
+    await catalog.close()
+    await expect(catalog.change(async () => undefined)).rejects.toThrow()
   })
 })
 
-describe('the tables', () => {
+describeCatalogs('the tables', (place) => {
   let catalog: Catalog
   beforeEach(async () => {
-    catalog = await open()
+    catalog = await place.open()
     await catalog.db.insertInto('kmsKeys').values(keyRow()).execute()
     return () => catalog.close()
   })
@@ -241,7 +239,7 @@ describe('the tables', () => {
     const absent = '00000000-0000-4000-8000-00000000dead'
     const row = { ...material, kmsKeyId: absent, stored, destroyedAtMs: null }
     await expect(catalog.db.insertInto('keyMaterials').values(row).execute()).rejects.toThrow(
-      /FOREIGN KEY/,
+      /FOREIGN KEY/i,
     )
     const alias = { name: 'alias/a', kmsKeyId: absent, createdAtMs: 1, updatedAtMs: 1 }
     await expect(
@@ -249,7 +247,7 @@ describe('the tables', () => {
         .insertInto('aliases')
         .values({ ...alias, changeNumber: 1 })
         .execute(),
-    ).rejects.toThrow(/FOREIGN KEY/)
+    ).rejects.toThrow(/FOREIGN KEY/i)
   })
 
   test('take one material for each version, which is there or a tombstone', async () => {
@@ -261,10 +259,10 @@ describe('the tables', () => {
         .insertInto('keyMaterials')
         .values({ ...material, ...row })
         .execute()
-    await expect(insert({ stored: null, destroyedAtMs: null })).rejects.toThrow(/CHECK/)
-    await expect(insert({ stored, destroyedAtMs: 1 })).rejects.toThrow(/CHECK/)
+    await expect(insert({ stored: null, destroyedAtMs: null })).rejects.toThrow(/CHECK/i)
+    await expect(insert({ stored, destroyedAtMs: 1 })).rejects.toThrow(/CHECK/i)
     await insert({ stored, destroyedAtMs: null })
-    await expect(insert({ stored, destroyedAtMs: null })).rejects.toThrow(/UNIQUE/)
+    await expect(insert({ stored, destroyedAtMs: null })).rejects.toThrow(/UNIQUE/i)
     expect((await readKey(catalog.db, ID))?.materials).toHaveLength(1)
   })
 

@@ -85,7 +85,7 @@ test('scrubbing leaves nothing that was destroyed in any file', async () => {
   // Nothing says yet that there is anything to scrub.
   await catalog.scrub()
   expect(found()).toBeGreaterThan(0)
-  await catalog.destroyed.recordKey(KEY)
+  await catalog.destroyed.recordKey(KEY, catalog.db)
   await catalog.scrub()
   expect(found()).toBe(0)
 })

@@ -1,0 +1,210 @@
+/**
+ * Kysely's view of a shared catalog: PostgreSQL by way of `pg`. The queries are those of the embedded catalog; what
+ * differs is settled here: how bytes and texts are called, how numbers come back, and which failures mean what.
+ *
+ * Every statement ends: the server has its own bounds, and a connection that does not answer within ours is thrown
+ * away. No error holds more than the server's message: what it adds (DETAIL) may hold values of rows.
+ */
+import { readFileSync } from 'node:fs'
+import {
+  PostgresDialect,
+  PostgresQueryCompiler,
+  type DataTypeNode,
+  type PostgresPool,
+  type PostgresPoolClient,
+  type QueryCompiler,
+} from 'kysely'
+import pg from 'pg'
+
+import type { Config } from '../config.ts'
+import { KeyfoldError } from '../errors.ts'
+import {
+  CATALOG_CONNECT_MS_MAX,
+  CATALOG_IDLE_TRANSACTION_MS_MAX,
+  CATALOG_LOCK_MS_MAX,
+} from '../limits.ts'
+import { ConflictError } from './conflict.ts'
+
+export type PostgresAddress = NonNullable<Config['catalog']>
+
+export interface PostgresOptions {
+  readonly address: PostgresAddress
+  readonly connectionsMax: number
+  /** Of one statement; the connection gets a little longer to say that it was stopped. */
+  readonly statementMsMax: number
+  /** What went wrong with a connection that nobody was using. */
+  readonly lost?: () => void
+}
+
+export class SharedDialect extends PostgresDialect {
+  constructor(options: PostgresOptions) {
+    super({ pool: poolOf(options) })
+  }
+
+  override createQueryCompiler(): QueryCompiler {
+    return new Compiler()
+  }
+}
+
+/** The schema is written for both databases: SQLite's names of types are understood here. */
+class Compiler extends PostgresQueryCompiler {
+  protected override visitDataType(node: DataTypeNode): void {
+    if (node.dataType === 'blob') this.append('bytea')
+    // Ids, aliases and markers of pages sort by their bytes, whatever the language of the database.
+    else if (node.dataType === 'text') this.append('text collate "C"')
+    else super.visitDataType(node)
+  }
+}
+
+function poolOf({
+  address,
+  connectionsMax,
+  statementMsMax,
+  lost = () => undefined,
+}: PostgresOptions): PostgresPool {
+  const answerMsMax = statementMsMax + ANSWER_MS
+  const pool = new pg.Pool({
+    ...connectionOf(address),
+    max: connectionsMax,
+    statement_timeout: statementMsMax,
+    lock_timeout: Math.min(CATALOG_LOCK_MS_MAX, statementMsMax),
+    // A node that stops within a transaction holds the row that every change needs.
+    idle_in_transaction_session_timeout: CATALOG_IDLE_TRANSACTION_MS_MAX,
+  })
+  // Without a listener the end of an idle connection would be the end of the process.
+  pool.on('error', lost)
+  return {
+    connect: async () => {
+      try {
+        return new Connection(await pool.connect(), answerMsMax)
+      } catch (error) {
+        throw failureOf(error)
+      }
+    },
+    end: () => pool.end(),
+  }
+}
+
+/** So long after its own bound the server may take to say that a statement was stopped. */
+const ANSWER_MS = 1_000
+
+function connectionOf({ host, port, database, user, password, tls }: PostgresAddress) {
+  return {
+    host,
+    port,
+    database,
+    user,
+    password: () => password() ?? '',
+    ssl: tls === undefined ? false : encryptionOf(tls),
+    types: { getTypeParser },
+    application_name: 'keyfold',
+    connectionTimeoutMillis: CATALOG_CONNECT_MS_MAX,
+    keepAlive: true,
+    keepAliveInitialDelayMillis: CATALOG_CONNECT_MS_MAX,
+  }
+}
+
+/** Read at each start; whose certificate the server shows is always checked, and its name. */
+function encryptionOf({ caFile, certFile, keyFile }: NonNullable<PostgresAddress['tls']>) {
+  return {
+    ...(caFile === undefined ? {} : { ca: readFileSync(caFile) }),
+    ...(certFile === undefined ? {} : { cert: readFileSync(certFile) }),
+    ...(keyFile === undefined ? {} : { key: readFileSync(keyFile) }),
+    rejectUnauthorized: true,
+    minVersion: 'TLSv1.2' as const,
+  }
+}
+
+/** One that is lent out. After a failure that is not the server's own answer nobody gets it again. */
+class Connection implements PostgresPoolClient {
+  readonly #client: pg.PoolClient
+  readonly #answerMsMax: number
+  #broken = false
+
+  constructor(client: pg.PoolClient, answerMsMax: number) {
+    this.#client = client
+    this.#answerMsMax = answerMsMax
+    client.on('error', this.#break)
+  }
+
+  readonly #break = (): void => {
+    this.#broken = true
+  }
+
+  readonly query = (async (sql: string, parameters: readonly unknown[]) => {
+    let timer: NodeJS.Timeout | undefined
+    const tooLate = new Promise<never>((_resolve, reject) => {
+      timer = setTimeout(
+        () => reject(new Error('it did not answer in time')),
+        this.#answerMsMax,
+      ).unref()
+    })
+    try {
+      return await Promise.race([this.#client.query(sql, [...parameters]), tooLate])
+    } catch (error) {
+      if (!(error instanceof pg.DatabaseError) || isEnd(error)) this.#broken = true
+      throw failureOf(error)
+    } finally {
+      clearTimeout(timer)
+    }
+  }) as unknown as PostgresPoolClient['query']
+
+  release(): void {
+    this.#client.off('error', this.#break)
+    this.#client.release(this.#broken)
+  }
+}
+
+// What failures mean (PostgreSQL, Appendix A: Error Codes).
+
+const SERIALIZATION_FAILURE = '40001'
+const DEADLOCK_DETECTED = '40P01'
+const CONFLICTS: ReadonlySet<string> = new Set([SERIALIZATION_FAILURE, DEADLOCK_DETECTED])
+/** Classes: connection exception, invalid authorization, insufficient resources, operator intervention, system error. */
+const UNAVAILABLE_CLASSES: ReadonlySet<string> = new Set(['08', '28', '53', '57', '58'])
+/** Codes: invalid catalog name; lock not available; idle in transaction for too long; a server that only reads. */
+const UNAVAILABLE: ReadonlySet<string> = new Set(['3D000', '55P03', '25P03', '25006'])
+
+function isEnd({ code = '' }: pg.DatabaseError): boolean {
+  // query_canceled is the end of a statement, not of its connection.
+  return code.startsWith('57P') || code === '25P03' || code.startsWith('08')
+}
+
+function failureOf(error: unknown): Error {
+  if (!(error instanceof pg.DatabaseError)) {
+    return new KeyfoldError('CATALOG_UNAVAILABLE', undefined, error)
+  }
+  const { code = '', message } = error
+  if (CONFLICTS.has(code)) return new ConflictError(message)
+  if (UNAVAILABLE_CLASSES.has(code.slice(0, 2)) || UNAVAILABLE.has(code)) {
+    return new KeyfoldError('CATALOG_UNAVAILABLE', undefined, new Error(message))
+  }
+  return new Error(message)
+}
+
+// How values come back.
+
+const INT8 = pg.types.builtins.INT8
+const BYTEA = pg.types.builtins.BYTEA
+
+type Parser = (text: string) => unknown
+
+/** As SQLite gives them. */
+function getTypeParser(oid: number, format?: 'text' | 'binary'): Parser {
+  if (oid === INT8) return wholeNumber
+  if (oid === BYTEA) return bytes
+  return pg.types.getTypeParser(oid, format as 'text') as Parser
+}
+
+function wholeNumber(text: string): number {
+  const number = Number(text)
+  if (!Number.isSafeInteger(number)) {
+    throw new KeyfoldError('CATALOG_UNAVAILABLE', 'it holds a number beyond 2^53')
+  }
+  return number
+}
+
+function bytes(text: string): Uint8Array {
+  // bytea_output=hex, the default: \x and two digits a byte.
+  return Uint8Array.from(Buffer.from(text.slice(2), 'hex'))
+}
