@@ -17,6 +17,7 @@ import { MESSAGE_BYTES_MAX, WRAPPED_KEY_BYTES_MAX } from '../limits.ts'
 import { addConnectFlags, withServer, type ConnectFlags } from './connect.ts'
 import { LineError } from './output.ts'
 import { addPair, type Pairs } from './flags.ts'
+import { fromBase64, LineSplitter, type TakeRecord } from './records.ts'
 
 interface LinesFlags extends ConnectFlags {
   readonly lines?: boolean
@@ -137,66 +138,38 @@ function run(flags: LinesFlags, direction: Direction): Promise<void> {
   })
 }
 
-const NEWLINE = 0x0a
-const CARRIAGE_RETURN = 0x0d
-
-/** Bytes to messages. A last line without a newline counts as well. `fail` is told of a line that is no message. */
+/** Bytes to messages. `fail` is told of a line that is no message. */
 function splitLines(
   { lineBytesMax, messageOf }: Direction,
   fail: (error: Error, index: number) => void,
 ): Transform {
-  let rest: Buffer[] = []
-  let restBytes = 0
+  const splitter = new LineSplitter(lineBytesMax)
   let index = 0
   let failed = false
-  const refuse = (error: Error): void => {
-    failed = true
-    fail(error, index)
-  }
-  const checkLength = (bytes: number): void => {
-    if (bytes <= lineBytesMax) return
-    throw new KeyfoldError('LIMIT_EXCEEDED', `a line has at most ${lineBytesMax} bytes here`)
-  }
-  const push = (stream: Transform, end: Buffer): void => {
-    checkLength(restBytes + end.length)
-    stream.push(messageOf(rest.length === 0 ? end : Buffer.concat([...rest, end])))
-    rest = []
-    restBytes = 0
-    index++
+  const split = (stream: Transform, work: (take: TakeRecord) => void): void => {
+    if (failed) return
+    try {
+      work((line) => {
+        stream.push(messageOf(line))
+        index++
+      })
+    } catch (error) {
+      failed = true
+      fail(error as Error, index)
+    }
   }
   return new Transform({
     readableObjectMode: true,
     transform(chunk: Buffer, _encoding, done: TransformCallback) {
-      try {
-        let start = 0
-        for (
-          let at = chunk.indexOf(NEWLINE);
-          at >= 0 && !failed;
-          at = chunk.indexOf(NEWLINE, start)
-        ) {
-          push(this, chunk.subarray(start, at))
-          start = at + 1
-        }
-        if (start < chunk.length) rest.push(chunk.subarray(start))
-        restBytes += chunk.length - start
-        checkLength(restBytes)
-      } catch (error) {
-        refuse(error as Error)
-      }
+      split(this, (take) => splitter.push(chunk, take))
       done()
     },
     flush(done: TransformCallback) {
-      try {
-        if (rest.length > 0 && !failed) push(this, NO_BYTES)
-      } catch (error) {
-        refuse(error as Error)
-      }
+      split(this, (take) => splitter.end(take))
       done()
     },
   })
 }
-
-const NO_BYTES = Buffer.alloc(0)
 
 /** Messages to lines, as long as each is `wanted`. */
 function joinLines({ lineOf }: Direction, wanted: (index: number) => boolean): Transform {
@@ -210,7 +183,7 @@ function joinLines({ lineOf }: Direction, wanted: (index: number) => boolean): T
   })
 }
 
-const NEWLINE_BYTES = Buffer.of(NEWLINE)
+const NEWLINE_BYTES = Buffer.of(0x0a)
 
 function asIs(bytes: Uint8Array): Uint8Array {
   return bytes
@@ -218,20 +191,6 @@ function asIs(bytes: Uint8Array): Uint8Array {
 
 function toBase64(bytes: Uint8Array): Uint8Array {
   return Buffer.from(Buffer.from(bytes).toString('base64'), 'latin1')
-}
-
-/** Buffer.from leaves out what is no base64: a damaged line would seem to be a shorter one. */
-function fromBase64(line: Buffer): Uint8Array {
-  const text = line.toString(
-    'latin1',
-    0,
-    line.at(-1) === CARRIAGE_RETURN ? line.length - 1 : line.length,
-  )
-  const message = Buffer.from(text, 'base64')
-  if (message.toString('base64') !== text) {
-    throw new KeyfoldError('MESSAGE_MALFORMED', 'a line of base64 is needed')
-  }
-  return message
 }
 
 const PROGRESS_AFTER_MS = 2_000

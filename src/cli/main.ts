@@ -9,6 +9,7 @@ import { addAudit } from './audit.ts'
 import { addDemo } from './demo.ts'
 import { addGrants } from './grants.ts'
 import { addInit } from './init.ts'
+import { addInspect } from './inspect.ts'
 import { addKeys } from './keys.ts'
 import { addLines } from './lines.ts'
 import { addLock } from './lock.ts'
@@ -49,6 +50,7 @@ addAccessKeys(program)
 addPolicy(program)
 addIdentityPolicies(program)
 addLines(program)
+addInspect(program)
 addLock(program)
 addAudit(program)
 addDemo(program)

@@ -88,6 +88,12 @@ export function encodeWrappedKeyAad(header: WrappedKeyHeader, contextHash: Uint8
   return bytes
 }
 
+/** The 16 bytes of a KMS key id as a UUID, which is its id but for multi-Region keys (src/kms/reference.ts). */
+export function kmsKeyIdText(bytes: Uint8Array): string {
+  const hex = Buffer.from(bytes).toString('hex')
+  return hex.replace(/^(.{8})(.{4})(.{4})(.{4})(.{12})$/, '$1-$2-$3-$4-$5')
+}
+
 function writeHeader(writer: Writer, header: WrappedKeyHeader): Writer {
   return writer
     .u8(WRAPPED_KEY_VERSION)

@@ -5,6 +5,7 @@
 import { createHash, randomUUID } from 'node:crypto'
 
 import { KeyfoldError } from '../errors.ts'
+import { kmsKeyIdText } from '../format/wrapped-key.ts'
 import { ALIAS_CHARACTERS_MAX } from '../limits.ts'
 
 const ALIAS_PREFIX = 'alias/'
@@ -109,9 +110,8 @@ export function keyIdBytes(id: string): Uint8Array {
 
 /** The two ids that 16 bytes may stand for: a UUID, or the id of a multi-Region key. */
 export function keyIdsOfBytes(bytes: Uint8Array): readonly [string, string] {
-  const hex = Buffer.from(bytes).toString('hex')
-  const uuid = hex.replace(/^(.{8})(.{4})(.{4})(.{4})(.{12})$/, '$1-$2-$3-$4-$5')
-  return [uuid, MULTI_REGION_PREFIX + hex]
+  const uuid = kmsKeyIdText(bytes)
+  return [uuid, MULTI_REGION_PREFIX + uuid.replaceAll('-', '')]
 }
 
 /**
