@@ -8,6 +8,7 @@ import {
   type NamedKeyEntry,
   type Part,
   type ScanResult,
+  type Suite,
 } from '../crypto/crypto.ts'
 import type { CanonicalContext, OpenLease } from '../data-keys/lease.ts'
 import { KeyfoldError, type MessageErrorCode } from '../errors.ts'
@@ -215,11 +216,23 @@ export function authorizedKeyById(
 
 /** ARN of the KMS key that a key entry names, if memory has it: for the record, after a refusal. */
 export function nameOfKey(
-  { registry }: Pick<EnvelopeParts, 'registry'>,
+  parts: Pick<EnvelopeParts, 'registry'>,
   keyEntry: Uint8Array,
 ): string | undefined {
   try {
-    const { wrappedKey } = decodeKeyEntry(keyEntry, 'DECRYPT_FAILED')
+    return nameOfWrapping(parts, decodeKeyEntry(keyEntry, 'DECRYPT_FAILED').wrappedKey)
+  } catch {
+    // It is none.
+    return undefined
+  }
+}
+
+/** The same of a wrapped key. */
+export function nameOfWrapping(
+  { registry }: Pick<EnvelopeParts, 'registry'>,
+  wrappedKey: Uint8Array,
+): string | undefined {
+  try {
     return registry.peekById(decodeWrappedKey(wrappedKey).kmsKeyId)?.arn
   } catch {
     // It names none.
@@ -240,11 +253,14 @@ const REFUSALS: ReadonlySet<string> = new Set<MessageErrorCode>([
   'ROOT_KEY_INVALID',
 ])
 
+const UNOPENABLE: ReadonlySet<string> = new Set(['KMS_KEY_NOT_FOUND', 'KMS_KEY_USAGE_INVALID'])
+
 export function refusalOf(error: unknown): MessageErrorCode {
   if (!(error instanceof KeyfoldError)) throw error
   if (REFUSALS.has(error.code)) return error.code as MessageErrorCode
-  // To those who may see every key, one that is not there is a message that cannot be opened.
-  return error.code === 'KMS_KEY_NOT_FOUND' ? 'DECRYPT_FAILED' : 'KEY_STORE_UNREACHABLE'
+  // To those who may see every key, one that is not there is a message that cannot be opened; nor is one that never
+  // wraps a message key.
+  return UNOPENABLE.has(error.code) ? 'DECRYPT_FAILED' : 'KEY_STORE_UNREACHABLE'
 }
 
 function openInline(
@@ -343,6 +359,16 @@ export function leasePacked(
   packed: Span,
 ): MaybePromise<LeasedEntry> {
   const { suite, keyEntry } = decodePackedHeader(request.body.bytes, packed.offset, packed.end)
+  return leaseAlone(parts, request, suite, keyEntry)
+}
+
+/** A key entry that no scan has found. */
+export function leaseAlone(
+  parts: EnvelopeParts,
+  request: OpenBatchRequest,
+  suite: Suite,
+  keyEntry: Uint8Array,
+): MaybePromise<LeasedEntry> {
   const hash = parts.crypto.sha256(Uint8Array.of(suite), keyEntry, request.context.hash)
   const cacheId = Buffer.from(hash).toString('latin1')
   return leaseEntry(parts, request, { suite, keyEntry, messages: 1, cacheId })

@@ -9,7 +9,13 @@ import { decodeKeyEntry, encodeKeyEntry } from '../format/key-entry.ts'
 import { INLINE_VERSION } from '../format/message.ts'
 import { MsgpackWriter } from '../format/msgpack.ts'
 import { decodePackedHeader } from '../format/packed-batch.ts'
-import { encodeWrappedKey, encodeWrappedKeyAad, USAGE_MESSAGE_KEY } from '../format/wrapped-key.ts'
+import { isKeyEntry } from '../format/inspect.ts'
+import {
+  decodeWrappedKey,
+  encodeWrappedKey,
+  encodeWrappedKeyAad,
+  USAGE_MESSAGE_KEY,
+} from '../format/wrapped-key.ts'
 import { wrappedKeyHeader } from '../key-stores/wrapping.ts'
 import { assertUsable, type KmsKey } from '../kms/kms-key.ts'
 import { BatchAttributes } from './attributes.ts'
@@ -23,9 +29,12 @@ import {
   type RequestBytes,
   type Span,
 } from './batch.ts'
+import { encryptBytes } from './caller-bytes.ts'
 import { required } from './decrypt.ts'
 import {
+  authorizedKeyById,
   errorsOf,
+  leaseAlone,
   leasePacked,
   openElements,
   openPacked,
@@ -36,6 +45,7 @@ import {
   type OpenBatchRequest,
   type ScannedBatch,
 } from './open.ts'
+import { isWrapped, replaceAmong, unwrapCallerBytes, type Replacement } from './open-wrapped.ts'
 import {
   assertStillUsable,
   authorizedKey,
@@ -58,10 +68,75 @@ export async function reEncrypt(
     action: 'kms:ReEncryptFrom',
     authorize: (source) => authorizeBoth(parts, request, source, target),
   }
-  if (request.mode === 'fresh') return sealAnew(parts, request, opening, target)
-  return request.packed === undefined
-    ? rewrapElements(parts, request, opening, target)
-    : rewrapPacked(parts, opening, request.packed, target)
+  if (request.packed !== undefined) {
+    return request.mode === 'fresh'
+      ? sealAnew(parts, request, opening, target)
+      : rewrapPacked(parts, opening, request.packed, target)
+  }
+  const result = await (request.mode === 'fresh'
+    ? sealAnew(parts, request, opening, target)
+    : rewrapElements(parts, request, opening, target))
+  return replaceAmong(parts, request.body, required(request.ciphertexts), result, {
+    // A key entry alone has nothing to be sealed afresh.
+    wants: (bytes) => isWrapped(bytes) || (request.mode === 'rewrap' && isKeyEntry(bytes)),
+    replace: (bytes) =>
+      isWrapped(bytes)
+        ? moveCallerBytes(parts, request, { opening, target, ciphertext: bytes })
+        : moveKeyEntry(parts, { opening, target, keyEntry: bytes }),
+  })
+}
+
+/** A ciphertext of the AWS protocol: what ReEncrypt does there, in either mode. */
+async function moveCallerBytes(
+  parts: EnvelopeParts,
+  request: ReEncryptRequest,
+  {
+    opening,
+    target,
+    ciphertext,
+  }: {
+    readonly opening: OpenBatchRequest
+    readonly target: KmsKey
+    readonly ciphertext: Uint8Array
+  },
+): Promise<Replacement> {
+  const { kmsKeyId, materialVersion } = decodeWrappedKey(ciphertext)
+  const source = await authorizedKeyById(parts, opening, kmsKeyId)
+  assertUsable(source)
+  const plaintext = await unwrapCallerBytes(parts, source, request.context, ciphertext)
+  try {
+    const context = request.newContext ?? request.context
+    const bytes = await encryptBytes(parts, { kmsKey: target, context, plaintext })
+    const uses = [{ kmsKey: source, materialVersion, messages: 1 }, targetUse(target, 1)]
+    return { bytes, plaintextBytes: plaintext.length, uses }
+  } finally {
+    plaintext.fill(0)
+  }
+}
+
+/** What a caller keeps beside detached messages, and what a job that moves millions of messages sends in their place. */
+async function moveKeyEntry(
+  parts: EnvelopeParts,
+  {
+    opening,
+    target,
+    keyEntry,
+  }: {
+    readonly opening: OpenBatchRequest
+    readonly target: KmsKey
+    readonly keyEntry: Uint8Array
+  },
+): Promise<Replacement> {
+  // The suite of its messages is not known, and for its wrapping makes no difference.
+  const leased = await leaseAlone(parts, opening, 1, keyEntry)
+  const { lease } = leased
+  if (lease === undefined) throw new KeyfoldError(leased.refusal ?? 'DECRYPT_FAILED')
+  try {
+    const bytes = await rewrapEntry(parts, opening, leased, target)
+    return { bytes, plaintextBytes: 0, uses: [useOf(lease, 1), targetUse(target, 1)] }
+  } finally {
+    lease.release()
+  }
 }
 
 /**
@@ -186,6 +261,9 @@ async function rewrapElements(
       ? copyDetached(parts, body, ciphertexts, batch)
       : replaceInline(parts, body, ciphertexts, batch, entries)
     const failures = new Uint8Array(ciphertexts.count)
+    const moved = batch.entries
+      .filter(({ lease }) => lease !== undefined)
+      .reduce((sum, { entry }) => sum + entry.messages, 0)
     return {
       ...result,
       keyId: target.arn,
@@ -193,7 +271,7 @@ async function rewrapElements(
       plaintextBytes: batch.scan.parts.reduce((sum, part) => sum + part.plaintextBytes, 0),
       keyEntries: detached ? callersEntries(request, batch, entries) : [],
       errors: errorsOf(batch, failures, false),
-      uses: [...usesOf(batch.entries), targetUse(target, ciphertexts.count)],
+      uses: [...usesOf(batch.entries), targetUse(target, moved)],
       refusedKeys: refusedKeysOf(batch.entries),
     }
   } finally {

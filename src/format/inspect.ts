@@ -107,7 +107,8 @@ export function keyEntrySpan(
   return { offset, end: lengthAt + 2 + length }
 }
 
-function isKeyEntry(bytes: Uint8Array): boolean {
+/** Whether the bytes are a key entry and nothing else. */
+export function isKeyEntry(bytes: Uint8Array): boolean {
   if (bytes[COMMITMENT_BYTES + 2] !== WRAPPED_KEY_VERSION) return false
   try {
     decodeWrappedKey(decodeKeyEntry(bytes).wrappedKey)

@@ -215,7 +215,9 @@ export function countUses(
   for (const { kmsKey, materialVersion: version, messages } of uses) {
     // How many bytes each key's messages had is not known of a batch that several keys share.
     const bytes =
-      uses.length === 1 ? batch.bytes : Math.round((batch.bytes * messages) / messagesOfAll)
+      uses.length === 1
+        ? batch.bytes
+        : Math.round((batch.bytes * messages) / Math.max(1, messagesOfAll))
     keyUses.add({ kmsKeyId: kmsKey.id, version, messages, bytes, timeMs, operation })
   }
 }
