@@ -406,9 +406,9 @@ function defaultDataDirectory(): string {
 
 /**
  * A secret from the environment, which is forgotten there: neither a child process nor a report of the
- * environment shows it afterwards.
+ * environment shows it afterwards. `name`: KEYFOLD_ROOT_KEY, KEYFOLD_PASSPHRASE, or what a key store's PIN is in.
  */
-export function takeSecret(name: 'KEYFOLD_ROOT_KEY' | 'KEYFOLD_PASSPHRASE'): string | undefined {
+export function takeSecret(name: string): string | undefined {
   const secret = process.env[name]
   delete process.env[name]
   return secret

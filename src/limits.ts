@@ -102,6 +102,25 @@ export const WRAPS_PER_RESERVATION = 2 ** 16
 export const WRAP_BUDGETS_MAX = 65_536
 /** At this share of the wraps that key material is good for it is rotated, or operators are told. */
 export const WRAPS_ROTATE_SHARE = 0.8
+// PKCS#11 tokens.
+
+/** Sessions that asynchronous calls use at once, where nothing else is said. */
+export const PKCS11_SESSIONS_DEFAULT = 8
+/** Calls that wait for a token: 4 s of 1,000 a second, which a network HSM manages. */
+export const PKCS11_CALLS_MAX = 4_096
+/** A call into a module cannot be broken off; so long its caller waits. A new RSA key takes an HSM minutes. */
+export const PKCS11_CALL_MS_MAX = 30_000
+export const PKCS11_CREATE_MS_MAX = 300_000
+/** One to find that something is broken, one that a mending by another call overtook, one that works, and one more. */
+export const PKCS11_ATTEMPTS_MAX = 4
+/** A mending that failed is tried again so soon, and ever later. */
+export const PKCS11_MENDING_MS_MIN = 250
+export const PKCS11_MENDING_MS_MAX = 10_000
+/** Handles of keys that are remembered: looking one up takes the token milliseconds. */
+export const PKCS11_HANDLES_MAX = 4_096
+/** A command or file that gives a PIN. */
+export const PIN_BYTES_MAX = 1_024
+export const PIN_COMMAND_MS_MAX = 30_000
 
 // The server.
 

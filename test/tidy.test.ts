@@ -125,7 +125,8 @@ describe('the house', () => {
 
   test('keeps no file that nobody imports', () => {
     const imported = new Set(files.flatMap((file) => file.imports))
-    const entries = ['index.ts', 'cli/main.ts', 'key-stores/aws-kms.ts']
+    // The engine does not open these stores yet.
+    const entries = ['index.ts', 'cli/main.ts', 'key-stores/aws-kms.ts', 'key-stores/pkcs11.ts']
     expect(
       files
         .map((file) => file.path)

@@ -26,7 +26,14 @@ import { CURVES, privateScalar, scalarBytes, type Curve } from './curves.ts'
 import type { EccKeySpec } from './key-spec.ts'
 import type { Hash } from './signature.ts'
 
-/** DER. Errors: REQUEST_MALFORMED for a digest of zero, which anybody can sign who has the public key. */
+/** Throws REQUEST_MALFORMED for a digest of zero, which anybody can sign who has the public key. */
+export function assertNotZero(spec: EccKeySpec, digest: Uint8Array): void {
+  if (numberOf(digest) % curveOf(spec).n === 0n) {
+    throw new KeyfoldError('REQUEST_MALFORMED', 'message: the digest is zero')
+  }
+}
+
+/** DER. Errors: REQUEST_MALFORMED for a digest of zero. */
 export function signEcdsaDigest(
   spec: EccKeySpec,
   privateKey: KeyObject,
@@ -34,8 +41,8 @@ export function signEcdsaDigest(
   digest: Uint8Array,
 ): Uint8Array {
   const curve = curveOf(spec)
+  assertNotZero(spec, digest)
   const e = numberOf(digest) % curve.n
-  if (e === 0n) throw new KeyfoldError('REQUEST_MALFORMED', 'message: the digest is zero')
   const message = randomBytes(curve.bytes)
   const known = digestOf(hash, message)
   const c = modulo(known * inverse(e, curve.n), curve.n)
@@ -152,7 +159,7 @@ function addToPublicKey(curve: Curve, publicKey: KeyObject, t: bigint): KeyObjec
 }
 
 /** SEQUENCE { INTEGER r, INTEGER s } (RFC 3279 §2.2.3). */
-function encodeSignature(r: bigint, s: bigint): Uint8Array {
+export function encodeSignature(r: bigint, s: bigint): Uint8Array {
   const integers = Buffer.concat([encodeInteger(r), encodeInteger(s)])
   const head = integers.length < 0x80 ? [0x30] : [0x30, 0x81]
   return Buffer.from([...head, integers.length, ...integers])

@@ -63,9 +63,14 @@ export function verifyRsaDigest(
   return isEqual(encoded, encodePkcs1(hash, digest, modulusBytes))
 }
 
+/** What RSASSA-PKCS1-v1_5 pads. */
+export function encodeDigestInfo(hash: Hash, digest: Uint8Array): Uint8Array {
+  return Buffer.concat([DIGEST_INFO[hash], digest])
+}
+
 function encodePkcs1(hash: Hash, digest: Uint8Array, modulusBytes: number): Uint8Array {
   const encoded = new Uint8Array(modulusBytes).fill(0xff)
-  const digestInfo = Buffer.concat([DIGEST_INFO[hash], digest])
+  const digestInfo = encodeDigestInfo(hash, digest)
   encoded.set([0, 1])
   encoded.set([0], modulusBytes - digestInfo.length - 1)
   encoded.set(digestInfo, modulusBytes - digestInfo.length)

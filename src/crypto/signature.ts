@@ -7,6 +7,7 @@
  */
 import {
   constants,
+  createHash,
   sign as signNode,
   verify as verifyNode,
   type KeyObject,
@@ -16,7 +17,7 @@ import { promisify } from 'node:util'
 
 import { KeyfoldError } from '../errors.ts'
 import { CALLER_PLAINTEXT_BYTES_MAX } from '../limits.ts'
-import { signEcdsaDigest, verifyEcdsaDigest } from './ecdsa-digest.ts'
+import { assertNotZero, signEcdsaDigest, verifyEcdsaDigest } from './ecdsa-digest.ts'
 import { isRsa, MODULUS_BITS, openPublicKey } from './key-pair.ts'
 import {
   assertAlgorithm,
@@ -99,6 +100,19 @@ export async function verify(
 /** What sign and verify would throw, before there is a key. */
 export function checkSignable(spec: KeySpec, signable: Signable): void {
   schemeOf(spec, signable)
+}
+
+/** The digest that a key elsewhere is to sign, and how. Throws as sign. */
+export function digestToSign(
+  spec: KeySpec,
+  signable: Signable,
+): { readonly scheme: Scheme; readonly digest: Uint8Array } {
+  const scheme = schemeOf(spec, signable)
+  const { messageType, message } = signable
+  const digest =
+    messageType === 'DIGEST' ? message : createHash(scheme.hash).update(message).digest()
+  if (scheme.name === 'ecdsa') assertNotZero(spec as EccKeySpec, digest)
+  return { scheme, digest }
 }
 
 function schemeOf(spec: KeySpec, { algorithm, messageType, message }: Signable): Scheme {

@@ -1,0 +1,196 @@
+/**
+ * The thread of a PKCS#11 module: a call into a token may take milliseconds or hang, and the module may be initialised
+ * once in a process. It serves every token that is opened in the module.
+ */
+import { parentPort, workerData, type MessagePort } from 'node:worker_threads'
+
+import { KeyfoldError } from '../../errors.ts'
+import { loadCryptoki, type Handle } from './cryptoki.ts'
+import { DecryptRefused, HandleMoved } from './failures.ts'
+import { decryptGcm, encryptGcm, tryGcm } from './gcm.ts'
+import { Library } from './library.ts'
+import { keySpecsOf } from './mechanisms.ts'
+import type { FromWorker, KeyCall, KeyOperation, ToWorker } from './messages.ts'
+import {
+  decryptOaep,
+  deriveSecret,
+  macMechanism,
+  signingMechanism,
+  signWith,
+} from './private-keys.ts'
+import { createKey, findKey, isKey } from './token-keys.ts'
+import { Token, type OpenToken } from './token.ts'
+
+const port = parentPort as MessagePort
+const tell = (message: FromWorker): void => port.postMessage(message)
+
+const { path } = workerData as { readonly path: string }
+let library: Library | undefined
+const tokens = new Map<number, Token>()
+const pins = new Map<number, (region: SharedArrayBuffer | undefined) => void>()
+
+port.on('message', (message: ToWorker) => {
+  switch (message.kind) {
+    case 'open':
+      void answer(message.call, () => openToken(message))
+      break
+    case 'use':
+      void answer(message.call, () => use(tokenOf(message.token), message.use, message.call))
+      break
+    case 'probe':
+      void answer(message.call, async () => {
+        await tokenOf(message.token).probe()
+        return { kind: 'done', call: message.call, outputBytes: 0 }
+      })
+      break
+    case 'forget':
+      tokens.get(message.token)?.forget(Buffer.from(message.kmsKeyId).toString('hex'))
+      break
+    case 'pin':
+      pins.get(message.token)?.(message.region)
+      pins.delete(message.token)
+      break
+    case 'end':
+      library?.finalize()
+      port.close()
+      break
+    case 'close':
+      void answer(message.call, () => closeToken(message))
+      break
+  }
+})
+
+/** Whatever happens is an answer: nobody waits for ever, and the thread lives on. */
+async function answer(call: number, work: () => Promise<FromWorker>): Promise<void> {
+  try {
+    tell(await work())
+  } catch (error) {
+    const known =
+      error instanceof KeyfoldError ? error : new KeyfoldError('INTERNAL', (error as Error).message)
+    tell({ kind: 'failed', call, code: known.code, detail: known.detail })
+  }
+}
+
+async function openToken({
+  call,
+  token: number,
+  start,
+}: Extract<ToWorker, { kind: 'open' }>): Promise<FromWorker> {
+  if (library === undefined) {
+    library = new Library(loadCryptoki(path))
+    library.initialize()
+  }
+  const opened = library
+  const token = new Token(opened, start, () => askPin(number))
+  try {
+    const keySpecs = await token.perform(async ({ slot }) =>
+      keySpecsOf(opened.cryptoki, slot, start.mechanism),
+    )
+    tokens.set(number, token)
+    return { kind: 'opened', call, keySpecs }
+  } catch (error) {
+    await token.close()
+    throw error
+  }
+}
+
+async function closeToken({
+  call,
+  token: number,
+}: Extract<ToWorker, { kind: 'close' }>): Promise<FromWorker> {
+  const token = tokens.get(number)
+  tokens.delete(number)
+  await token?.close()
+  return { kind: 'done', call, outputBytes: 0 }
+}
+
+function askPin(token: number): Promise<SharedArrayBuffer | undefined> {
+  return new Promise((resolve) => {
+    pins.set(token, resolve)
+    tell({ kind: 'pinWanted', token })
+  })
+}
+
+function tokenOf(number: number): Token {
+  const token = tokens.get(number)
+  if (token === undefined) throw new KeyfoldError('KEY_STORE_UNREACHABLE', 'it is closed')
+  return token
+}
+
+async function use(token: Token, call: KeyCall, number: number): Promise<FromWorker> {
+  const outputBytes = await token.perform((open, session) =>
+    call.operation.kind === 'create'
+      ? create(token, open, call, call.operation.wrapping)
+      : useKey(token, open, session, call),
+  )
+  return { kind: 'done', call: number, outputBytes }
+}
+
+async function create(
+  { calls, random }: Token,
+  { slot }: OpenToken,
+  { key, region }: KeyCall,
+  wrapping: Extract<KeyOperation, { kind: 'create' }>['wrapping'],
+): Promise<number> {
+  const { cryptoki } = library as Library
+  const publicKey = await createKey(cryptoki, slot, key, calls, async (session, handle) => {
+    if (wrapping === undefined) return
+    const { mechanism, ivMode } = wrapping
+    await tryGcm({ cryptoki, calls, session, key: handle, mechanism }, ivMode, random)
+  })
+  Buffer.from(region).set(publicKey)
+  return publicKey.length
+}
+
+/** With the handle that is known of it, or found now. */
+async function useKey(
+  token: Token,
+  { handles }: OpenToken,
+  session: Handle,
+  call: KeyCall,
+): Promise<number> {
+  const { cryptoki } = library as Library
+  const { key } = call
+  const name = `${Buffer.from(key.id).toString('hex')}/${key.keySpec}`
+  const handle = handles.get(name) ?? findKey(cryptoki, session, key)
+  handles.set(name, handle)
+  const wasThis = (): boolean => isKey(cryptoki, session, handle, key.id)
+  try {
+    const outputBytes = await operate(token, session, handle, call)
+    // What opened with its tag opened under the right key; what was wrapped or signed would have been under any.
+    if (call.operation.kind !== 'decrypt' && !wasThis()) throw new HandleMoved()
+    return outputBytes
+  } catch (error) {
+    if (error instanceof DecryptRefused && !wasThis()) throw new HandleMoved()
+    throw error
+  }
+}
+
+function operate(
+  { calls, random }: Token,
+  session: Handle,
+  key: Handle,
+  { operation, region, aadBytes, inputBytes }: KeyCall,
+): Promise<number> {
+  const { cryptoki } = library as Library
+  const aad = Buffer.from(region, 0, aadBytes)
+  const input = Buffer.from(region, aadBytes, inputBytes)
+  const output = Buffer.from(region, aadBytes + inputBytes)
+  const call = { cryptoki, calls, session, key, input, output }
+  switch (operation.kind) {
+    case 'encrypt':
+      return encryptGcm({ ...call, aad, mechanism: operation.mechanism }, operation.ivMode, random)
+    case 'decrypt':
+      return decryptGcm({ ...call, aad, mechanism: operation.mechanism })
+    case 'sign':
+      return signWith(call, signingMechanism(operation))
+    case 'mac':
+      return signWith(call, macMechanism(operation))
+    case 'decryptOaep':
+      return decryptOaep(call, operation.hash)
+    case 'derive':
+      return deriveSecret(call)
+    case 'create':
+      throw new KeyfoldError('INTERNAL', 'a key that is made is not used')
+  }
+}

@@ -1,0 +1,99 @@
+/**
+ * SoftHSM2, the real token of these tests, and pkcs11-tool, a program of others that looks into it. Where either is
+ * missing a test skips and says so, and fails in CI.
+ */
+import { spawnSync } from 'node:child_process'
+import { existsSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { createRequire } from 'node:module'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { describe, expect, test } from 'vitest'
+
+const MODULES = [
+  '/usr/lib/softhsm/libsofthsm2.so',
+  '/usr/lib/x86_64-linux-gnu/softhsm/libsofthsm2.so',
+  '/usr/lib/aarch64-linux-gnu/softhsm/libsofthsm2.so',
+]
+const module = MODULES.find((path) => existsSync(path))
+const missing = [
+  ...(module === undefined || spawnSync('softhsm2-util', ['-v']).error !== undefined
+    ? ['install softhsm2']
+    : []),
+  ...(spawnSync('pkcs11-tool', ['--version']).error === undefined ? [] : ['install opensc']),
+  ...(hasPkcs11js() ? [] : ['install g++, make and python3, and rebuild']),
+]
+
+function hasPkcs11js(): boolean {
+  try {
+    createRequire(import.meta.url)('pkcs11js')
+    return true
+  } catch {
+    return false
+  }
+}
+
+export interface SoftToken {
+  readonly module: string
+  /** The directory that holds every token of the configuration: moved away, they are gone. */
+  readonly tokens: string
+  readonly directory: string
+  readonly label: string
+  readonly pin: string
+  readonly pinFile: string
+  /** What pkcs11-tool prints, logged in. */
+  tool(...words: readonly string[]): string
+  /** Takes the directory away. */
+  remove(): void
+}
+
+export const PIN = '27182818'
+
+/** Where all that is needed is there, or CI says that it has to be. */
+export function describeWithSoftHsm(title: string, run: (create: () => SoftToken) => void): void {
+  if (missing.length > 0) {
+    const skipped = `${title} (${missing.join(', ')})`
+    if (process.env['CI'] === undefined) test.skip(skipped, () => undefined)
+    else test(skipped, () => expect(missing).toEqual([]))
+    return
+  }
+  describe(title, () => run(createToken))
+}
+
+/**
+ * A token in a directory of its own, which SOFTHSM2_CONF names from here on: SoftHSM reads it whenever it is
+ * initialised, so no store may be open.
+ */
+function createToken(): SoftToken {
+  const directory = mkdtempSync(join(tmpdir(), 'keyfold-softhsm-'))
+  const tokens = join(directory, 'tokens')
+  mkdirSync(tokens)
+  const configuration = join(directory, 'softhsm2.conf')
+  writeFileSync(configuration, `directories.tokendir = ${tokens}\nlog.level = ERROR\n`)
+  const pinFile = join(directory, 'pin')
+  writeFileSync(pinFile, `${PIN}\n`)
+  process.env['SOFTHSM2_CONF'] = configuration
+  const label = 'keyfold-tests'
+  run('softhsm2-util', [
+    ...['--init-token', '--free', '--label', label],
+    ...['--pin', PIN, '--so-pin', '31415926'],
+  ])
+  const path = module as string
+  const tool = (...words: readonly string[]): string =>
+    run('pkcs11-tool', ['--module', path, '--token-label', label, '--pin', PIN, ...words])
+  return {
+    module: path,
+    tokens,
+    directory,
+    label,
+    pin: PIN,
+    pinFile,
+    tool,
+    remove: () => rmSync(directory, { recursive: true, force: true }),
+  }
+}
+
+function run(program: string, words: readonly string[]): string {
+  const { status, stdout, stderr } = spawnSync(program, words, { encoding: 'utf8' })
+  if (status !== 0) throw new Error(`${program} ${words.join(' ')}: ${stderr}${stdout}`)
+  return stdout
+}
