@@ -50,6 +50,18 @@ export const ERRORS = {
   MESSAGE_MALFORMED: kind(400, 'InvalidCiphertextException', 'this is not a keyfold message'),
   KEY_ENTRIES_INVALID: kind(400, 'ValidationException', 'the key entries are not valid'),
 
+  // Files and streams. STREAM_MALFORMED involves no key: form, order, and the end that is missing.
+  STREAM_MALFORMED: kind(
+    400,
+    'InvalidCiphertextException',
+    'this is not a whole message of the AWS Encryption SDK',
+  ),
+  COMMITMENT_REQUIRED: kind(
+    400,
+    'ValidationException',
+    'the commitment policy does not allow the algorithm suite of the message',
+  ),
+
   // KMS keys.
   KMS_KEY_NOT_FOUND: kind(404, 'NotFoundException', 'there is no such KMS key'),
   KMS_KEY_DISABLED: kind(409, 'DisabledException', 'the KMS key is disabled'),

@@ -21,3 +21,36 @@ export {
   unpackToDetached,
   unpackToInline,
 } from './format/convert.ts'
+export type { EncryptedDataKey } from './format/encryption-sdk.ts'
+export { decryptFile } from './streams/decrypt-file.ts'
+export {
+  MultiKeyring,
+  type GeneratedDataKey,
+  type Keyring,
+  type KeyringRequest,
+} from './streams/keyring.ts'
+export { awsKmsClient, type AwsKms } from './streams/keyrings/aws-kms-client.ts'
+export { keyfoldKmsClient } from './streams/keyrings/keyfold-kms-client.ts'
+export {
+  KmsKeyring,
+  type KmsClient,
+  type KmsKeyringOptions,
+} from './streams/keyrings/kms-keyring.ts'
+export { RawAesKeyring, type RawAesKeyringOptions } from './streams/keyrings/raw-aes-keyring.ts'
+export { RawRsaKeyring, type RawRsaKeyringOptions } from './streams/keyrings/raw-rsa-keyring.ts'
+export type {
+  CommitmentPolicy,
+  DecryptFileOptions,
+  EncryptFileOptions,
+  FileHeader,
+} from './streams/options.ts'
+export type { PositionalFile } from './streams/positional.ts'
+export { openSealedFile, SealedFile } from './streams/sealed-file.ts'
+export {
+  decryptBuffer,
+  decryptStream,
+  decryptWebStream,
+  encryptBuffer,
+  encryptStream,
+  encryptWebStream,
+} from './streams/streams.ts'

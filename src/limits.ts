@@ -193,6 +193,29 @@ export const AUDIT_PARAMETERS_MAX = 16
 /** Use counts of key material go to the catalog so often: a kill -9 loses as much of them. */
 export const KEY_USES_FLUSH_MS = 5_000
 
+// Files and streams (AWS Encryption SDK message format).
+
+/** Wrappings of one data key in a file. The SDK sets no bound by default; each may cost the reader a call to a KMS. */
+export const ENCRYPTED_DATA_KEYS_DEFAULT = 8
+/** The context and eight AWS blobs of 6,144 bytes stay below. */
+export const HEADER_BYTES_MAX = 2 ** 16
+/** Frames that we write: smaller ones are mostly overhead, larger ones cost every reader memory. */
+export const FRAME_BYTES_MIN = 4_096
+export const FRAME_BYTES_DEFAULT = 65_536
+export const FRAME_BYTES_MAX = 2 ** 20
+/** Frames that we read, and bodies that are not framed: nothing of one leaves before all of it is here. */
+export const FRAME_BYTES_READ_MAX = 16 * 2 ** 20
+/** Frames of about so many bytes are sealed or opened in one call, one frame at least. */
+export const FRAME_RUN_BYTES = 2 ** 20
+/** What is between reading and writing at one moment, plaintext and wire, besides what waits in the streams' ends. */
+export const STREAM_WINDOW_BYTES = 64 * 2 ** 20
+/** A signed message is held back as a whole until its signature verifies; longer ones are read from files, twice. */
+export const SIGNED_BYTES_HELD_DEFAULT = 32 * 2 ** 20
+/** 2^36 blocks under one derived key: an advantage of 2^-57 (draft-irtf-cfrg-aead-limits). */
+export const STREAM_BYTES_MAX = 2 ** 40
+/** A DER signature of P-384 has at most 104. */
+export const SIGNATURE_BYTES_MAX = 128
+
 // Names and metadata, as AWS KMS bounds them.
 
 export const ALIAS_CHARACTERS_MAX = 256
@@ -286,5 +309,11 @@ assert(AUDIT_RETRY_MS < AUDIT_DEADLINE_MS)
 // Each byte of a context may become six of JSON.
 assert(6 * CONTEXT_BYTES_MAX + KEY_ENTRIES_MAX * 512 < AUDIT_LINE_BYTES_MAX)
 assert(AUDIT_LINE_BYTES_MAX < AUDIT_FILE_BYTES_DEFAULT)
+assert(CONTEXT_BYTES_MAX + ENCRYPTED_DATA_KEYS_DEFAULT * (6_144 + 512) < HEADER_BYTES_MAX)
+assert(FRAME_BYTES_MAX <= FRAME_BYTES_READ_MAX)
+// One frame as it comes, and its plaintext, twice.
+assert(4 * FRAME_BYTES_READ_MAX <= STREAM_WINDOW_BYTES)
+// Sequence numbers have 32 bits.
+assert(STREAM_BYTES_MAX / FRAME_BYTES_MIN < 2 ** 32)
 assert(2 * REQUEST_BYTES_MAX_DEFAULT < IN_FLIGHT_BYTES_DEFAULT)
 assert(2 * DATA_KEY_CACHE_ENTRIES_DEFAULT + KEY_MATERIAL_OPEN_MAX < KEY_TABLE_SLOTS)

@@ -38,8 +38,9 @@ const ARROWS: Record<string, readonly string[]> = {
   init: ['config', 'crypto', 'catalog', 'key-stores', 'kms'],
   server: ['engine', 'config', 'envelope', 'data-keys', 'kms', 'pool', 'crypto', 'audit'],
   client: [],
+  streams: ['client', 'crypto'],
   cli: ['server', 'client', 'engine', 'config', 'init', 'audit'],
-  index: ['client'],
+  index: ['client', 'streams'],
 }
 
 /** `kms → envelope` for types only is still an arrow; these few are types that two rooms share by design. */

@@ -1,0 +1,121 @@
+/**
+ * Writes one message: plaintext in, header and frames out. Frames are numbered here and nowhere else, each number is
+ * given to the cipher once, and a message that failed is never taken up again.
+ */
+import {
+  createFrameCipher,
+  type CreateFrameCipher,
+  type FrameCipher,
+} from '../crypto/frame-cipher.ts'
+import { KeyfoldError } from '../errors.ts'
+import { SEQUENCE_MAX } from '../format/encryption-sdk-frames.ts'
+import { FRAME_RUN_BYTES, STREAM_BYTES_MAX, STREAM_WINDOW_BYTES } from '../limits.ts'
+import { GatheredBytes } from './gathered-bytes.ts'
+import type { Keyring } from './keyring.ts'
+import { createMessage } from './materials.ts'
+import { checkEncryptOptions, type EncryptFileOptions } from './options.ts'
+import { Window, type Emit } from './window.ts'
+
+/** Bytes in, other bytes out: what streams, web streams and buffers are made of. Calls follow each other. */
+export interface Conversion {
+  /** Resolves when more may come. Throws what ends the conversion. */
+  write(chunk: Uint8Array): Promise<void>
+  /** Resolves when all has left. */
+  end(): Promise<void>
+  /** Gives up and wipes; also after the end. */
+  destroy(): void
+}
+
+export class MessageSealer implements Conversion {
+  readonly #keyring: Keyring
+  readonly #options: EncryptFileOptions
+  readonly #frameLength: number
+  readonly #runBytes: number
+  readonly #createCipher: CreateFrameCipher
+  readonly #gathered: GatheredBytes
+  readonly #window: Window
+  readonly #emit: Emit
+  #cipher: FrameCipher | undefined
+  #nextSequence = 1
+  #plaintextBytes = 0
+  #destroyed = false
+
+  /** Errors: CONFIG_INVALID. */
+  constructor(
+    keyring: Keyring,
+    options: EncryptFileOptions,
+    emit: Emit,
+    createCipher: CreateFrameCipher = createFrameCipher,
+  ) {
+    this.#keyring = keyring
+    this.#options = options
+    this.#emit = emit
+    this.#createCipher = createCipher
+    this.#frameLength = checkEncryptOptions(options).frameBytes
+    this.#runBytes = Math.floor(FRAME_RUN_BYTES / this.#frameLength) * this.#frameLength
+    // A run is in memory as it came and as it goes; half of the window is left for what the streams hold.
+    this.#window = new Window(emit, STREAM_WINDOW_BYTES / 4 / FRAME_RUN_BYTES)
+    this.#gathered = new GatheredBytes(2 * FRAME_RUN_BYTES)
+  }
+
+  async write(chunk: Uint8Array): Promise<void> {
+    const cipher = await this.#begun()
+    this.#plaintextBytes += chunk.length
+    if (this.#plaintextBytes > STREAM_BYTES_MAX) {
+      throw new KeyfoldError('LIMIT_EXCEEDED', `a message has at most ${STREAM_BYTES_MAX} bytes`)
+    }
+    for (let at = 0; at < chunk.length; at += FRAME_RUN_BYTES) {
+      this.#gathered.put(chunk.subarray(at, at + FRAME_RUN_BYTES))
+      await this.#sealWhole(cipher)
+    }
+  }
+
+  async end(): Promise<void> {
+    const cipher = await this.#begun()
+    // What is held back is a frame at most; it is the final one, empty only where there was nothing at all.
+    const rest = this.#gathered.take(this.#gathered.pending.length)
+    await this.#seal(cipher, rest, true)
+    await this.#window.drain()
+    this.destroy()
+  }
+
+  destroy(): void {
+    this.#destroyed = true
+    this.#cipher?.wipe()
+  }
+
+  async #begun(): Promise<FrameCipher> {
+    if (this.#destroyed) throw new KeyfoldError('ABORTED')
+    if (this.#cipher !== undefined) return this.#cipher
+    const message = await createMessage(this.#keyring, this.#frameLength, this.#options)
+    this.#cipher = this.#createCipher(message.contentKey, message.messageId)
+    if (this.#destroyed) {
+      this.#cipher.wipe()
+      throw new KeyfoldError('ABORTED')
+    }
+    await this.#emit(message.header)
+    return this.#cipher
+  }
+
+  /** All frames that are sure not to be the final one. */
+  async #sealWhole(cipher: FrameCipher): Promise<void> {
+    for (;;) {
+      const waiting = this.#gathered.pending.length
+      const whole = Math.floor((waiting - 1) / this.#frameLength) * this.#frameLength
+      if (whole <= 0) return
+      await this.#seal(cipher, this.#gathered.take(Math.min(whole, this.#runBytes)), false)
+    }
+  }
+
+  #seal(cipher: FrameCipher, plaintext: Uint8Array, final: boolean): Promise<void> {
+    const firstSequence = this.#nextSequence
+    const frames = Math.max(1, Math.ceil(plaintext.length / this.#frameLength))
+    // The final frame has a number as well.
+    if (firstSequence + frames > SEQUENCE_MAX) {
+      throw new KeyfoldError('LIMIT_EXCEEDED', 'a message has fewer than 2^32 frames')
+    }
+    this.#nextSequence += frames
+    const run = { frameLength: this.#frameLength, firstSequence, frames, final }
+    return this.#window.add(cipher.sealFrames(run, plaintext))
+  }
+}
