@@ -53,6 +53,15 @@ export function encodeContextEntries(entries: ContextEntry[]): Uint8Array {
 }
 
 export function decodeEncryptionContext(bytes: Uint8Array): readonly (readonly [string, string])[] {
+  return decodeEntries(bytes, true)
+}
+
+/** As it stands in files of others, some of which sort by locale; duplicates are refused all the same. */
+export function decodeUnsortedContext(bytes: Uint8Array): readonly (readonly [string, string])[] {
+  return decodeEntries(bytes, false)
+}
+
+function decodeEntries(bytes: Uint8Array, sorted: boolean): readonly (readonly [string, string])[] {
   if (bytes.length === 0) return []
   checkContextBytes(bytes.length)
   const reader = new Reader(bytes, 'CONTEXT_INVALID')
@@ -62,13 +71,16 @@ export function decodeEncryptionContext(bytes: Uint8Array): readonly (readonly [
   let previous: Uint8Array | undefined
   for (let i = 0; i < count; i++) {
     const key = reader.take(reader.u16())
-    if (previous !== undefined && Buffer.compare(previous, key) >= 0) {
+    if (sorted && previous !== undefined && Buffer.compare(previous, key) >= 0) {
       throw reader.malformed('keys are not in ascending order')
     }
     previous = key
     entries.push([decodeText(key), decodeText(reader.take(reader.u16()))])
   }
   reader.end()
+  if (!sorted && new Set(entries.map(([key]) => key)).size !== count) {
+    throw reader.malformed('a key occurs twice')
+  }
   return entries
 }
 

@@ -7,7 +7,7 @@
  *     2   algorithm suite                     2   algorithm suite
  *     32  message id                          16  message id
  *     2   context bytes, 0 if empty           the same
- *     …   encryption context, canonical       the same
+ *     …   encryption context                  the same
  *     2   count of encrypted data keys        the same
  *     …   each: u16 ‖ provider id ‖ u16 ‖ provider info ‖ u16 ‖ ciphertext
  *     1   content type: 02 framed, 01 not     the same
@@ -53,7 +53,7 @@ export interface MessageHeader {
   readonly suite: AlgorithmSuite
   /** 32 bytes in version 2, 16 in version 1. */
   readonly messageId: Uint8Array
-  /** Canonical bytes of what is stored of the encryption context. */
+  /** What is stored of the encryption context: in canonical bytes what we write, in any order what we read. */
   readonly context: Uint8Array
   /** At least one. */
   readonly encryptedDataKeys: readonly EncryptedDataKey[]

@@ -14,7 +14,7 @@ import {
 } from '../crypto/encryption-sdk-keys.ts'
 import { sealHeaderTag, verifyHeaderTag } from '../crypto/frame-cipher.ts'
 import { KeyfoldError } from '../errors.ts'
-import { decodeEncryptionContext, encodeEncryptionContext } from '../format/encryption-context.ts'
+import { decodeUnsortedContext, encodeEncryptionContext } from '../format/encryption-context.ts'
 import { encodeHeaderBody, type SealedHeader } from '../format/encryption-sdk.ts'
 import {
   algorithmSuite,
@@ -120,7 +120,7 @@ export async function openMessage(
 ): Promise<OpenedMessage> {
   const { suite, messageId, encryptedDataKeys, frameLength, commitment } = header
   checkPolicy(options, suite)
-  const stored = decodeEncryptionContext(header.context)
+  const stored = decodeUnsortedContext(header.context)
   const given = pairsOf(options.context)
   requiredPairs(given, options.requiredContextKeys)
   const publicKey = publicKeyOf(stored, suite)

@@ -1,0 +1,461 @@
+/** Streams: memory, order, back-pressure, and ends that are no ends. */
+import { createHash, randomBytes } from 'node:crypto'
+import { Readable, Writable } from 'node:stream'
+import { finished, pipeline } from 'node:stream/promises'
+import { setImmediate as turn } from 'node:timers/promises'
+import { ReadableStream } from 'node:stream/web'
+import fc from 'fast-check'
+import { describe, expect, test } from 'vitest'
+
+import {
+  decryptBuffer,
+  decryptStream,
+  decryptWebStream,
+  encryptBuffer,
+  encryptStream,
+  encryptWebStream,
+  type Keyring,
+} from '../../dist/index.js'
+import {
+  createFrameCipher,
+  type CreateFrameCipher,
+  type FrameCipher,
+} from '../../dist/crypto/frame-cipher.js'
+import type { FrameRun } from '../../dist/format/encryption-sdk-frames.js'
+import { MessageOpener } from '../../dist/streams/message-opener.js'
+import { MessageSealer } from '../../dist/streams/message-sealer.js'
+import { aesPair, sdkDecrypt } from './sdk.ts'
+
+const FRAME = 4_096
+const { ours, theirs } = aesPair()
+
+/** Pieces of any size, also of none. */
+function* cut(bytes: Uint8Array, sizes: readonly number[]): Generator<Buffer> {
+  let at = 0
+  for (let i = 0; at < bytes.length; i++) {
+    const size = sizes[i % sizes.length] as number
+    yield Buffer.from(bytes.subarray(at, at + size))
+    at += size
+  }
+}
+
+async function collect(source: AsyncIterable<Uint8Array>): Promise<Buffer> {
+  const parts: Uint8Array[] = []
+  for await (const part of source) parts.push(part)
+  return Buffer.concat(parts)
+}
+
+const sizes = fc
+  .array(fc.integer({ min: 0, max: 3 * FRAME }), { minLength: 1 })
+  .filter((list) => list.some((size) => size > 0))
+
+test('how the bytes are cut on their way in changes nothing, in either direction', async () => {
+  await fc.assert(
+    fc.asyncProperty(fc.nat({ max: 20 * FRAME }), sizes, sizes, async (bytes, there, back) => {
+      const plaintext = randomBytes(bytes)
+      const sealing = encryptStream(ours, { frameBytes: FRAME })
+      const message = await collect(Readable.from(cut(plaintext, there)).pipe(sealing))
+      expect((await sdkDecrypt(theirs, message)).plaintext.equals(plaintext)).toBe(true)
+      const opened = await collect(Readable.from(cut(message, back)).pipe(decryptStream(ours)))
+      expect(opened.equals(plaintext)).toBe(true)
+    }),
+    { numRuns: 40 },
+  )
+})
+
+test('a chunk may be used again as soon as it was taken', async () => {
+  const plaintext = randomBytes(10 * FRAME)
+  const chunk = Buffer.alloc(1_000)
+  const stream = encryptStream(ours, { frameBytes: FRAME })
+  const message = collect(stream)
+  for (let at = 0; at < plaintext.length; at += chunk.length) {
+    const bytes = plaintext.copy(chunk, 0, at, at + chunk.length)
+    await new Promise<void>((resolve) => stream.write(chunk.subarray(0, bytes), () => resolve()))
+    chunk.fill(0xff)
+  }
+  stream.end()
+  expect((await decryptBuffer(ours, await message)).plaintext.equals(plaintext)).toBe(true)
+})
+
+test('a gigabyte goes both ways within the window', async () => {
+  const chunk = randomBytes(2 ** 20)
+  const COUNT = 1_024
+  const digest = createHash('sha256')
+  let most = 0
+  let bytes = 0
+  const base = process.memoryUsage().arrayBuffers
+  await pipeline(
+    Readable.from(
+      (function* () {
+        for (let i = 0; i < COUNT; i++) yield chunk
+      })(),
+      { highWaterMark: 1 },
+    ),
+    encryptStream(ours),
+    decryptStream(ours),
+    new Writable({
+      write(part: Buffer, _encoding, done) {
+        bytes += part.length
+        digest.update(part)
+        most = Math.max(most, process.memoryUsage().arrayBuffers - base)
+        setImmediate(done)
+      },
+    }),
+  )
+  const expected = createHash('sha256')
+  for (let i = 0; i < COUNT; i++) expected.update(chunk)
+  expect(bytes).toBe(COUNT * chunk.length)
+  expect(digest.digest('hex')).toBe(expected.digest('hex'))
+  // Two conversions, and what the collector has not come to.
+  expect(most).toBeLessThan(256 * 2 ** 20)
+})
+
+describe('a reader who does not read', () => {
+  test.each(['encrypt', 'decrypt'] as const)('makes the source of %s wait', async (direction) => {
+    const plaintext = randomBytes(32 * 2 ** 20)
+    const source = direction === 'encrypt' ? plaintext : await encryptBuffer(ours, plaintext)
+    const stream = direction === 'encrypt' ? encryptStream(ours) : decryptStream(ours)
+    let given = 0
+    Readable.from(
+      (function* () {
+        for (const piece of cut(source, [65_536])) {
+          given += piece.length
+          yield piece
+        }
+      })(),
+      { objectMode: false, highWaterMark: 65_536 },
+    ).pipe(stream)
+    let before = -1
+    // Until nothing moves any more.
+    for (let still = 0; still < 50;) {
+      await turn()
+      still = given === before ? still + 1 : 0
+      before = given
+    }
+    expect(given).toBeGreaterThan(0)
+    expect(given).toBeLessThan(8 * 2 ** 20)
+    const found = await collect(stream)
+    if (direction === 'decrypt') expect(found.equals(plaintext)).toBe(true)
+    else expect((await decryptBuffer(ours, found)).plaintext.equals(plaintext)).toBe(true)
+  })
+})
+
+describe('what was not finished is never taken for the whole', () => {
+  test('a source that fails leaves a message that no reader takes', async () => {
+    const parts: Buffer[] = []
+    const failing = Readable.from(
+      (async function* () {
+        yield randomBytes(3 * FRAME)
+        await turn()
+        throw new Error('the disk is gone')
+      })(),
+    )
+    await expect(
+      pipeline(
+        failing,
+        encryptStream(ours, { frameBytes: FRAME }),
+        new Writable({
+          write(part: Buffer, _encoding, done) {
+            parts.push(part)
+            done()
+          },
+        }),
+      ),
+    ).rejects.toThrow('the disk is gone')
+    await expect(decryptBuffer(ours, Buffer.concat(parts))).rejects.toMatchObject({
+      code: 'STREAM_MALFORMED',
+    })
+  })
+
+  test('a damaged message destroys the stream: its reader gets an error and no end', async () => {
+    const message = await encryptBuffer(ours, randomBytes(10 * FRAME), { frameBytes: FRAME })
+    message[message.length - 1] = (message[message.length - 1] as number) ^ 1
+    const stream = decryptStream(ours)
+    let ended = false
+    stream.on('end', () => (ended = true)).resume()
+    stream.end(message)
+    await expect(finished(stream)).rejects.toMatchObject({ code: 'DECRYPT_FAILED' })
+    expect([ended, stream.destroyed]).toEqual([false, true])
+  })
+
+  test('a keyring that fails destroys the stream with its error', async () => {
+    const failing: Keyring = {
+      generateDataKey: () => Promise.reject(new Error('no KMS')),
+      wrapDataKey: () => Promise.reject(new Error('no KMS')),
+      unwrapDataKey: () => Promise.reject(new Error('no KMS')),
+    }
+    for (const [stream, bytes] of [
+      [encryptStream(failing), randomBytes(5)],
+      [decryptStream(failing), await encryptBuffer(ours, randomBytes(5))],
+    ] as const) {
+      stream.end(bytes)
+      await expect(collect(stream)).rejects.toThrow('no KMS')
+    }
+  })
+
+  test('an empty input is no message, and an empty plaintext is one', async () => {
+    await expect(decryptBuffer(ours, Buffer.alloc(0))).rejects.toMatchObject({
+      code: 'STREAM_MALFORMED',
+    })
+    const stream = encryptStream(ours)
+    stream.end()
+    expect((await decryptBuffer(ours, await collect(stream))).plaintext).toHaveLength(0)
+  })
+
+  test('text is not taken for bytes', async () => {
+    const stream = encryptStream(ours, {})
+    stream.setDefaultEncoding('utf8')
+    await expect(encryptBuffer(ours, 'text' as unknown as Uint8Array)).rejects.toThrow(TypeError)
+    await expect(
+      new Response(
+        new Blob(['x']).stream().pipeThrough(encryptWebStream(ours) as never),
+      ).arrayBuffer(),
+    ).resolves.toBeInstanceOf(ArrayBuffer)
+  })
+})
+
+describe('web streams', () => {
+  const webOf = (pieces: Iterable<Uint8Array>): ReadableStream<Uint8Array> =>
+    new ReadableStream({
+      start(controller) {
+        for (const piece of pieces) controller.enqueue(piece)
+        controller.close()
+      },
+    })
+
+  test('seal and open as the others do', async () => {
+    const plaintext = randomBytes(3 * 2 ** 20 + 7)
+    const sealing = encryptWebStream(ours, { frameBytes: FRAME, context: { a: 'b' } })
+    const message = await collect(webOf(cut(plaintext, [10_000, 1])).pipeThrough(sealing))
+    expect((await sdkDecrypt(theirs, message)).plaintext.equals(plaintext)).toBe(true)
+    const opening = decryptWebStream(ours, { context: { a: 'b' } })
+    const opened = await collect(webOf(cut(message, [7_777])).pipeThrough(opening))
+    expect(opened.equals(plaintext)).toBe(true)
+  })
+
+  test('end with an error where the message is cut or damaged', async () => {
+    const message = await encryptBuffer(ours, randomBytes(3 * FRAME), { frameBytes: FRAME })
+    const damaged = Buffer.from(message)
+    damaged[message.length - 1] = (damaged[message.length - 1] as number) ^ 1
+    for (const [bytes, code] of [
+      [message.subarray(0, -1), 'STREAM_MALFORMED'],
+      [damaged, 'DECRYPT_FAILED'],
+    ] as const) {
+      const opening = webOf([bytes]).pipeThrough(decryptWebStream(ours))
+      await expect(collect(opening)).rejects.toMatchObject({ code })
+    }
+  })
+})
+
+describe('a cipher on other threads', () => {
+  /** Finishes its runs in another order than it was given them, and notes what it was given. */
+  function slowCipher(): {
+    readonly create: CreateFrameCipher
+    readonly runs: FrameRun[]
+    readonly underWayMost: () => number
+    readonly wiped: () => boolean
+  } {
+    const runs: FrameRun[] = []
+    let underWay = 0
+    let most = 0
+    let wiped = false
+    const create: CreateFrameCipher = (contentKey, messageId) => {
+      const inner = createFrameCipher(contentKey, messageId)
+      const later = async (run: FrameRun, work: () => unknown): Promise<Uint8Array> => {
+        runs.push(run)
+        most = Math.max(most, ++underWay)
+        for (let turns = (7 * runs.length) % 5; turns >= 0; turns--) await turn()
+        underWay--
+        return work() as Uint8Array
+      }
+      const cipher: FrameCipher = {
+        sealFrames: (run, plaintext) => later(run, () => inner.sealFrames(run, plaintext)),
+        openFrames: (run, wire) => later(run, () => inner.openFrames(run, wire)),
+        wipe: () => {
+          wiped = true
+          inner.wipe()
+        },
+      }
+      return cipher
+    }
+    return { create, runs, underWayMost: () => most, wiped: () => wiped }
+  }
+
+  test('keeps the order, works on several runs at once, and seals no number twice', async () => {
+    const plaintext = randomBytes(12 * 2 ** 20 + 5)
+    const sealing = slowCipher()
+    const parts: Uint8Array[] = []
+    const emit = (part: Uint8Array): undefined => void parts.push(part)
+    const sealer = new MessageSealer(ours, { frameBytes: FRAME }, emit, sealing.create)
+    for (const piece of cut(plaintext, [100_000])) await sealer.write(piece)
+    await sealer.end()
+    const message = Buffer.concat(parts)
+    expect((await sdkDecrypt(theirs, message)).plaintext.equals(plaintext)).toBe(true)
+    expect(sealing.underWayMost()).toBeGreaterThan(1)
+    expect(sealing.underWayMost()).toBeLessThanOrEqual(16)
+    let next = 1
+    for (const { firstSequence, frames } of sealing.runs) {
+      expect(firstSequence).toBe(next)
+      next += frames
+    }
+    expect(next - 1).toBe(Math.ceil(plaintext.length / FRAME))
+    expect(sealing.wiped()).toBe(true)
+
+    const opening = slowCipher()
+    parts.length = 0
+    const opener = new MessageOpener(ours, {}, emit, { createCipher: opening.create })
+    for (const piece of cut(message, [100_000])) await opener.write(piece)
+    await opener.end()
+    expect(Buffer.concat(parts).equals(plaintext)).toBe(true)
+    expect(opening.underWayMost()).toBeGreaterThan(1)
+    expect(opening.wiped()).toBe(true)
+  })
+
+  test('releases nothing behind a frame that fails, whatever was opened meanwhile', async () => {
+    const plaintext = randomBytes(40 * FRAME)
+    const message = await encryptBuffer(ours, plaintext, { frameBytes: FRAME })
+    const at = message.length - 20 * FRAME
+    message[at] = (message[at] as number) ^ 1
+    const parts: Uint8Array[] = []
+    const opener = new MessageOpener(ours, {}, (part) => void parts.push(part), {
+      createCipher: slowCipher().create,
+    })
+    const reading = (async () => {
+      for (const piece of cut(message, [FRAME])) await opener.write(piece)
+      await opener.end()
+    })()
+    await expect(reading).rejects.toMatchObject({ code: 'DECRYPT_FAILED' })
+    const found = Buffer.concat(parts)
+    expect(found.length).toBeLessThan(21 * FRAME)
+    expect(found.equals(plaintext.subarray(0, found.length))).toBe(true)
+    opener.destroy()
+  })
+
+  test('is given nothing more once the message was given up', async () => {
+    const sealing = slowCipher()
+    const sealer = new MessageSealer(ours, {}, () => undefined, sealing.create)
+    await sealer.write(randomBytes(100_000))
+    sealer.destroy()
+    const runs = sealing.runs.length
+    await expect(sealer.write(randomBytes(100_000))).rejects.toMatchObject({ code: 'ABORTED' })
+    await expect(sealer.end()).rejects.toMatchObject({ code: 'ABORTED' })
+    expect(sealing.runs).toHaveLength(runs)
+  })
+})
+
+describe('keys', () => {
+  test('are zeros once a message was written or read, or has failed', async () => {
+    const handed: Buffer[] = []
+    const recorded: Keyring = {
+      generateDataKey: async (request) => {
+        const generated = await ours.generateDataKey(request)
+        handed.push(generated.dataKey)
+        return generated
+      },
+      wrapDataKey: (dataKey, request) => ours.wrapDataKey(dataKey, request),
+      unwrapDataKey: async (encryptedDataKeys, request) => {
+        const dataKey = await ours.unwrapDataKey(encryptedDataKeys, request)
+        if (dataKey !== undefined) handed.push(dataKey)
+        return dataKey
+      },
+    }
+    const contentKeys: Buffer[] = []
+    const createCipher: CreateFrameCipher = (contentKey, messageId) => {
+      contentKeys.push(contentKey)
+      return createFrameCipher(contentKey, messageId)
+    }
+    const parts: Uint8Array[] = []
+    const emit = (part: Uint8Array): undefined => void parts.push(part)
+    const sealer = new MessageSealer(recorded, {}, emit, createCipher)
+    await sealer.write(Buffer.from('x'))
+    await sealer.end()
+    const message = Buffer.concat(parts)
+    for (const bytes of [message, message.subarray(0, -1)]) {
+      const opener = new MessageOpener(recorded, {}, emit, { createCipher })
+      await opener.write(bytes)
+      await opener.end().catch(() => opener.destroy())
+    }
+    expect(contentKeys).toHaveLength(3)
+    expect(handed).toHaveLength(3)
+    for (const key of [...handed, ...contentKeys])
+      expect(key.every((byte) => byte === 0)).toBe(true)
+  })
+
+  test('are fresh for each message: two of one plaintext share no frame', async () => {
+    const plaintext = randomBytes(FRAME)
+    const [one, two] = [await encryptBuffer(ours, plaintext), await encryptBuffer(ours, plaintext)]
+    expect(one.subarray(3, 35).equals(two.subarray(3, 35))).toBe(false)
+    expect(one.subarray(-200).equals(two.subarray(-200))).toBe(false)
+  })
+})
+
+describe('options', () => {
+  test.each([
+    ['frameBytes', { frameBytes: 4_095 }],
+    ['frameBytes', { frameBytes: 2 ** 20 + 1 }],
+    ['frameBytes', { frameBytes: 5_000.5 }],
+    ['commitmentPolicy', { commitmentPolicy: 'FORBID_ENCRYPT_ALLOW_DECRYPT' as const }],
+    ['commitmentPolicy', { commitmentPolicy: 'ANYTHING' as never }],
+    ['encryptedDataKeysMax', { encryptedDataKeysMax: 0 }],
+  ])('a bad %s is refused by name before anything is written', (name, options) => {
+    expect(() => encryptStream(ours, options)).toThrow(name)
+  })
+
+  test.each([
+    ['a reserved key', { context: { 'aws-crypto-public-key': 'x' } }],
+    ['a lone surrogate', { context: { a: '\ud800' } }],
+    ['too many bytes', { context: { a: 'x'.repeat(8_186) } }],
+    ['a required key that is not there', { context: { a: 'b' }, requiredContextKeys: ['c'] }],
+  ])('a context with %s is refused', async (_, options) => {
+    await expect(encryptBuffer(ours, Buffer.from('x'), options)).rejects.toMatchObject({
+      code: 'CONTEXT_INVALID',
+    })
+  })
+
+  test('what is required is not in the file, and is needed to read it', async () => {
+    const context = { tenant: 'geheimnis', table: 'orders' }
+    const message = await encryptBuffer(ours, Buffer.from('x'), {
+      context,
+      requiredContextKeys: ['tenant'],
+    })
+    expect(message.includes('geheimnis')).toBe(false)
+    expect(message.includes('orders')).toBe(true)
+    const found = await decryptBuffer(ours, message, { context: { tenant: 'geheimnis' } })
+    expect(found.header.context).toEqual(context)
+    for (const given of [{}, { tenant: 'other' }, { tenant: 'geheimnis', more: '1' }]) {
+      await expect(decryptBuffer(ours, message, { context: given })).rejects.toMatchObject({
+        code: 'DECRYPT_FAILED',
+      })
+    }
+    await expect(
+      decryptBuffer(ours, message, {
+        context: { ...context, table: 'customers' },
+      }),
+    ).rejects.toMatchObject({ code: 'DECRYPT_FAILED' })
+  })
+
+  test('more encrypted data keys than allowed are neither written nor read', async () => {
+    const message = await encryptBuffer(ours, Buffer.from('x'))
+    expect(
+      (await decryptBuffer(ours, message, { encryptedDataKeysMax: 1 })).plaintext,
+    ).toHaveLength(1)
+    const many: Keyring = {
+      ...(ours as object),
+      wrapDataKey: (dataKey, request) => ours.wrapDataKey(dataKey, request),
+      unwrapDataKey: (wrapped, request) => ours.unwrapDataKey(wrapped, request),
+      generateDataKey: async (request) => {
+        const { dataKey, encryptedDataKeys } = await ours.generateDataKey(request)
+        return {
+          dataKey,
+          encryptedDataKeys: Array.from({ length: 9 }, () => encryptedDataKeys[0]!),
+        }
+      },
+    }
+    await expect(encryptBuffer(many, Buffer.from('x'))).rejects.toMatchObject({
+      code: 'LIMIT_EXCEEDED',
+    })
+    const nine = await encryptBuffer(many, Buffer.from('x'), { encryptedDataKeysMax: 9 })
+    await expect(decryptBuffer(ours, nine)).rejects.toMatchObject({ code: 'STREAM_MALFORMED' })
+    expect((await decryptBuffer(ours, nine, { encryptedDataKeysMax: 9 })).plaintext).toHaveLength(1)
+  })
+})
