@@ -103,10 +103,12 @@ async function moveCallerBytes(
   const { kmsKeyId, materialVersion } = decodeWrappedKey(ciphertext)
   const source = await authorizedKeyById(parts, opening, kmsKeyId)
   assertUsable(source)
-  const plaintext = await unwrapCallerBytes(parts, source, request.context, ciphertext)
+  const principalArn = request.principal.arn
+  const use = { kmsKey: source, principalArn }
+  const plaintext = await unwrapCallerBytes(parts, use, request.context, ciphertext)
   try {
     const context = request.newContext ?? request.context
-    const bytes = await encryptBytes(parts, { kmsKey: target, context, plaintext })
+    const bytes = await encryptBytes(parts, { kmsKey: target, principalArn, context, plaintext })
     const uses = [{ kmsKey: source, materialVersion, messages: 1 }, targetUse(target, 1)]
     return { bytes, plaintextBytes: plaintext.length, uses }
   } finally {
