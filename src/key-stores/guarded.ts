@@ -78,15 +78,8 @@ export class GuardedKeyStore implements KeyStore {
     return this.#store.traits
   }
 
-  createKeyMaterial(
-    kmsKeyId: Uint8Array,
-    version: number,
-    keySpec: KeySpec,
-    externalKeyId?: string,
-  ): Promise<NewKeyMaterial> {
-    return this.guard.call(MAKING, () =>
-      this.#store.createKeyMaterial(kmsKeyId, version, keySpec, externalKeyId),
-    )
+  createKeyMaterial(...wanted: Parameters<KeyStore['createKeyMaterial']>): Promise<NewKeyMaterial> {
+    return this.guard.call(MAKING, () => this.#store.createKeyMaterial(...wanted))
   }
 
   async importKeyMaterial(
