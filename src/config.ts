@@ -74,6 +74,8 @@ export interface Config {
   /** Key material is rotated once it was used for so many messages; undefined: by time and on demand only. */
   readonly rotateAfterMessages: number | undefined
   readonly missBudget: { readonly burst: number; readonly perSecond: number }
+  /** PKCS#11 modules of this node, by the names that key stores call them by. */
+  readonly pkcs11Modules: Readonly<Record<string, Pkcs11Module>>
   readonly audit: {
     /** bounded: records are durable a moment after the answer; strict: before it; off: there are none. */
     readonly mode: 'off' | 'bounded' | 'strict'
@@ -83,6 +85,12 @@ export interface Config {
     readonly fileBytesMax: number
   }
   readonly logLevel: 'trace' | 'debug' | 'info' | 'warn' | 'error' | 'silent'
+}
+
+/** As the file has it; what it may have besides is for whoever opens it to say. */
+export interface Pkcs11Module extends Readonly<Record<string, unknown>> {
+  /** The shared library. It runs in this process: nobody but who configures the server names one. */
+  readonly library: string
 }
 
 /** One setting: its name on all three ways in, and how its text becomes a value. */
@@ -133,6 +141,29 @@ function address(value: string): { host: string; port: number } {
   const port = Number(match?.[3])
   if (host === undefined || port > 65_535) throw new Error('HOST:PORT is needed')
   return { host, port }
+}
+
+const MODULE_NAME_PATTERN = /^[A-Za-z0-9_-]{1,64}$/
+
+function pkcs11Modules(file: string): Readonly<Record<string, Pkcs11Module>> {
+  let parsed: unknown
+  try {
+    parsed = JSON.parse(readFileSync(file, 'utf8'))
+  } catch (cause) {
+    throw new Error(`${file} is not a readable JSON file`, { cause })
+  }
+  if (!isObject(parsed)) throw new Error(`${file} holds no JSON object`)
+  for (const [name, module] of Object.entries(parsed)) {
+    if (!MODULE_NAME_PATTERN.test(name)) throw new Error(`${file}: ${name} is no name of a module`)
+    if (!isObject(module) || typeof module['library'] !== 'string') {
+      throw new Error(`${file}: ${name} needs its library, a file`)
+    }
+  }
+  return parsed as Readonly<Record<string, Pkcs11Module>>
+}
+
+function isObject(value: unknown): value is Readonly<Record<string, unknown>> {
+  return typeof value === 'object' && value !== null && !Array.isArray(value)
 }
 
 const CRYPTO = ['auto', 'native', 'vaes', 'aesni', 'node'] as const
@@ -233,6 +264,11 @@ export const SETTINGS = [
     'missBudgetPerSecond',
     `and in the long run (${MISS_BUDGET_PER_SECOND_DEFAULT})`,
     whole(1, 2 ** 31),
+  ),
+  setting(
+    'pkcs11Modules',
+    'JSON file of the PKCS#11 modules of this node: {NAME: {"library": FILE, …}}',
+    pkcs11Modules,
   ),
   setting(
     'audit',
@@ -364,6 +400,7 @@ function configOf(values: Values): Config {
       burst: values.missBudgetBurst ?? MISS_BUDGET_BURST_DEFAULT,
       perSecond: values.missBudgetPerSecond ?? MISS_BUDGET_PER_SECOND_DEFAULT,
     },
+    pkcs11Modules: values.pkcs11Modules ?? {},
     audit: {
       mode: values.audit ?? 'bounded',
       directory: values.auditDirectory ?? join(dataDirectory, 'audit'),

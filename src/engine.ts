@@ -21,14 +21,16 @@ import type { Envelope } from './envelope/batch.ts'
 import { createEnvelope } from './envelope/envelope.ts'
 import { KeyfoldError } from './errors.ts'
 import type { GuardFigures } from './key-stores/guard.ts'
-import { GuardedKeyStore, type GuardedStoreSettings } from './key-stores/guarded.ts'
-import type { KeyStore } from './key-stores/key-store.ts'
-import { LOCAL_KEY_STORE, LocalKeyStore } from './key-stores/local.ts'
+import { GuardedKeyStore } from './key-stores/guarded.ts'
+import { LocalKeyStore } from './key-stores/local.ts'
 import { readRootKey } from './key-stores/root-key.ts'
 import { SecretSealer } from './key-stores/secret-sealer.ts'
 import { AccessKeys } from './kms/access-keys.ts'
 import { Authorizer } from './kms/authorizer.ts'
 import { IdentityPolicies } from './kms/identity-policies.ts'
+import { guardSettingsOf } from './kms/key-store-kinds.ts'
+import type { OpenKeyStore } from './kms/key-store-opener.ts'
+import { KeyStores } from './kms/key-stores.ts'
 import { KeyUses } from './kms/key-uses.ts'
 import { Kms } from './kms/kms.ts'
 import { Scheduler } from './kms/scheduler.ts'
@@ -55,20 +57,12 @@ export interface StoreFigures {
   readonly wraps: WrapFigures
 }
 
-/** A key store of another system, which the engine puts behind a guard. */
-export interface OtherKeyStore {
-  readonly store: KeyStore
-  readonly settings?: Partial<GuardedStoreSettings> | undefined
-}
-
 export interface EngineOptions {
   readonly log: (message: string) => void
   /** What waiting periods, rotations and expiries go by; the system's clock where absent. */
   readonly wallClockMs?: () => number
-  /** Besides the local one. */
-  readonly otherKeyStores?: (crypto: Crypto) => readonly OtherKeyStore[]
-  /** Name of the store that new keys go to; the local one where absent. */
-  readonly defaultKeyStore?: string
+  /** What opens key stores beside the local one; what there is of kinds where absent. */
+  readonly keyStoreOpener?: (crypto: Crypto) => OpenKeyStore
 }
 
 export interface Engine {
@@ -93,12 +87,6 @@ export interface Engine {
   /** Throws while requests would fail. */
   ready(): Promise<void>
   close(): Promise<void>
-}
-
-export interface EngineOptions {
-  readonly log: (message: string) => void
-  /** What waiting periods, rotations and expiries go by; the system's clock where absent. */
-  readonly wallClockMs?: () => number
 }
 
 /** How often keys past their age are looked for. */
@@ -134,17 +122,28 @@ async function openOn(
   const catalog = shared ?? (await openCatalog(config))
   const { wallClockMs = Date.now, log } = options
   const wraps = new WrapBudgets(catalog, { log, onWornOut: () => scheduler.wake() })
-  const others = (options.otherKeyStores?.(crypto) ?? []).map(
-    ({ store, settings }) =>
-      new GuardedKeyStore(store, {
+  const openKeyStore = options.keyStoreOpener?.(crypto) ?? openNoKeyStore
+  const keyStores = await KeyStores.load({
+    catalog,
+    sealer: secretSealer,
+    local,
+    openKeyStore: async (address) =>
+      new GuardedKeyStore(await openKeyStore(address), {
+        name: address.id,
         crypto,
-        settings,
+        settings: guardSettingsOf(address.settings),
         nowMs: wallClockMs,
         reserveWrap: (...wrap) => wraps.take(...wrap),
         onChange: (state, changed) => storeChanged(changed, state),
       }),
-  )
-  const keyStores = inOrder([local, ...others], options.defaultKeyStore)
+    modules: new Set(Object.keys(config.pkcs11Modules)),
+    nowMs: wallClockMs,
+    log,
+  })
+  const guardedStores = (): readonly GuardedKeyStore[] =>
+    keyStores.connected
+      .map((id) => keyStores.opened(id))
+      .filter((store) => store instanceof GuardedKeyStore)
   const kms = new Kms(catalog, keyStores, secretSealer, {
     nowMs: wallClockMs,
     rotateAfterMessages: config.rotateAfterMessages,
@@ -188,7 +187,16 @@ async function openOn(
   kms.registry.onChange((kmsKeyId) => {
     dataKeys.purge(kmsKeyId)
     const kmsKey = kms.registry.current(kmsKeyId)
-    if (kmsKey !== undefined) kms.keyStoreOf(kmsKey).forget(kmsKey.idBytes)
+    if (kmsKey !== undefined) keyStores.opened(kmsKey.keyStore)?.forget(kmsKey.idBytes)
+  })
+  keyStores.onChange((id) => {
+    const changed = kms.registry.keyStoreChanged(id)
+    // A key that left memory may have been of that store as well.
+    const isMeant = (kmsKeyId: string): boolean =>
+      changed.has(kmsKeyId) || kms.registry.current(kmsKeyId) === undefined
+    dataKeys.purgeWhere(isMeant)
+    // What deleted keys left there can be destroyed now.
+    scheduler.wake()
   })
   const scheduler = new Scheduler({ catalog, works: kms.dueWorks, nowMs: wallClockMs, log })
   kms.registry.onChange((kmsKeyId) => {
@@ -197,6 +205,7 @@ async function openOn(
     if (nextRotationAtMs !== undefined || origin === 'EXTERNAL') scheduler.wake()
   })
   scheduler.wake()
+  keyStores.resume()
   const keyUses = new KeyUses(catalog, options.log)
   const storeChanged = (store: GuardedKeyStore, state: 'open' | 'closed'): void => {
     const { failures } = store.guard.figures
@@ -241,7 +250,7 @@ async function openOn(
       keyTable: crypto.keyTableUsage(),
     }),
     storeFigures: () =>
-      others.map(({ name, guard }) => ({
+      guardedStores().map(({ name, guard }) => ({
         name,
         guard: guard.figures,
         wraps: wraps.figures(name),
@@ -250,7 +259,8 @@ async function openOn(
       locked = true
       // The table first: whatever else happens, the keys are gone.
       crypto.wipeAllKeys()
-      for (const store of keyStores) store.lock()
+      local.lock()
+      keyStores.lock()
       accessKeys.lock()
       dataKeys.purgeAll()
     },
@@ -261,7 +271,7 @@ async function openOn(
       if (locked) throw new KeyfoldError('LOCKED')
       if (config.audit.mode === 'strict') audit.assertAvailable()
       await local.probe()
-      const required = others.filter(({ settings }) => settings.required)
+      const required = guardedStores().filter(({ settings }) => settings.required)
       await Promise.all(required.map((store) => store.probe()))
       await catalog.db.selectFrom('changes').select('number').executeTakeFirstOrThrow()
     },
@@ -272,23 +282,12 @@ async function openOn(
       await pool.close()
       await audit.close()
       await keyUses.close()
-      for (const store of keyStores) await store.close()
+      await keyStores.close()
+      await local.close()
       accessKeys.lock()
       await catalog.close()
     },
   }
-}
-
-/** The one that new keys go to first. Throws CONFIG_INVALID. */
-function inOrder(
-  stores: readonly [KeyStore, ...KeyStore[]],
-  defaultName: string = LOCAL_KEY_STORE,
-): readonly [KeyStore, ...KeyStore[]] {
-  const first = stores.find(({ name }) => name === defaultName)
-  if (first === undefined) {
-    throw new KeyfoldError('CONFIG_INVALID', `there is no key store ${defaultName}`)
-  }
-  return [first, ...stores.filter((store) => store !== first)]
 }
 
 /** What no request did. It happened whether or not the log takes it: nobody is refused for that. */
@@ -314,4 +313,8 @@ function recordNoticed(
   }
   // A log that takes nothing says so itself.
   audit.recordDurably(event).catch(() => undefined)
+}
+
+const openNoKeyStore: OpenKeyStore = async ({ kind }) => {
+  throw new KeyfoldError('OPERATION_UNSUPPORTED', `key stores of ${kind} are not built in`)
 }

@@ -136,16 +136,82 @@ export const ERRORS = {
     'this is not the key material that was imported before, or it is of the wrong length',
   ),
 
-  // External key stores.
-  XKS_KEY_NOT_FOUND: kind(
+  // Key stores beside the local one.
+  KEY_STORE_NOT_FOUND: kind(404, 'CustomKeyStoreNotFoundException', 'there is no such key store'),
+  KEY_STORE_NAME_IN_USE: kind(
+    409,
+    'CustomKeyStoreNameInUseException',
+    'another key store has that name',
+  ),
+  KEY_STORE_STATE_INVALID: kind(
+    409,
+    'CustomKeyStoreInvalidStateException',
+    'the connection state of the key store forbids this',
+  ),
+  KEY_STORE_HAS_KEYS: kind(
+    409,
+    'CustomKeyStoreHasCMKsException',
+    'the key store contains KMS keys, which are deleted first, each after its waiting period',
+  ),
+  HSM_NOT_FOUND: kind(
+    404,
+    'CloudHsmClusterNotFoundException',
+    'no PKCS#11 module of that name is configured',
+  ),
+  HSM_IN_USE: kind(
+    409,
+    'CloudHsmClusterInUseException',
+    'another key store uses that PKCS#11 module',
+  ),
+  HSM_NOT_ACTIVE: kind(
+    409,
+    'CloudHsmClusterNotActiveException',
+    'the PKCS#11 module of the key store is not configured any more',
+  ),
+  KEY_STORE_CREDENTIAL_INCORRECT: kind(
     400,
+    'CloudHsmClusterInvalidConfigurationException',
+    'the other side does not take the credential of the key store',
+  ),
+  XKS_PROXY_URI_IN_USE: kind(
+    409,
+    'XksProxyUriInUseException',
+    'another key store uses that endpoint and path',
+  ),
+  XKS_PROXY_UNREACHABLE: kind(
+    400,
+    'XksProxyUriUnreachableException',
+    'the external key store proxy could not be reached',
+  ),
+  XKS_PROXY_CREDENTIAL_INCORRECT: kind(
+    400,
+    'XksProxyIncorrectAuthenticationCredentialException',
+    'the external key store proxy does not take the authentication credential',
+  ),
+  XKS_PROXY_RESPONSE_INVALID: kind(
+    400,
+    'XksProxyInvalidResponseException',
+    'the external key store proxy answered what it must not',
+  ),
+  XKS_PROXY_CONFIGURATION_INVALID: kind(
+    400,
+    'XksProxyInvalidConfigurationException',
+    'the external key store proxy is not configured for this',
+  ),
+  XKS_KEY_NOT_FOUND: kind(
+    404,
     'XksKeyNotFoundException',
-    'the external key store proxy has no key of that id',
+    'the external key store proxy knows no such external key',
+  ),
+  XKS_KEY_IN_USE: kind(
+    409,
+    'XksKeyAlreadyInUseException',
+    'another KMS key of the key store uses that external key',
   ),
   XKS_KEY_INVALID_CONFIGURATION: kind(
     400,
     'XksKeyInvalidConfigurationException',
-    'the external key is not an enabled AES-256 key for encrypting and decrypting',
+    'the external key is not what a KMS key needs: enabled, AES of 256 bits, for encryption and decryption',
   ),
 
   // The AWS protocol's own.

@@ -268,6 +268,20 @@ export const CATALOG_IDLE_TRANSACTION_MS_MAX = 5_000
 /** A transaction that lost against another one is tried again, each time after a longer wait. */
 export const CATALOG_ATTEMPTS_MAX = 8
 export const CATALOG_RETRY_MS = 10
+// Key stores beside the local one.
+
+/** AWS KMS: ten of them in an account and region. */
+export const KEY_STORES_MAX = 10
+export const KEY_STORE_NAME_CHARACTERS_MAX = 256
+/** Settings and their names are sealed in with the secret, and stand in one row. */
+export const KEY_STORE_SETTING_CHARACTERS_MAX = 5_000
+/** The longest of them is a token; a PIN has 32 characters, an XKS secret 64. */
+export const KEY_STORE_SECRET_BYTES_MAX = 8_192
+/** An HSM that answers at all opens its sessions in seconds. */
+export const KEY_STORE_CONNECT_MS_MAX = 60_000
+/** Pauses between attempts to connect again after a start: doubled from the first to the last. */
+export const KEY_STORE_RETRY_MS_MIN = 500
+export const KEY_STORE_RETRY_MS_MAX = 60_000
 
 // Policies and grants.
 

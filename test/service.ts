@@ -9,6 +9,7 @@ import { openEngine, type Engine } from '../dist/engine.js'
 import { initDataDirectory } from '../dist/init.js'
 import { createLog } from '../dist/server/log.js'
 import { startServer } from '../dist/server/server.js'
+import type { Elsewhere } from './key-stores/elsewhere.ts'
 
 /** What a route answered; every field that some route gives. */
 export interface Answer {
@@ -50,6 +51,7 @@ export async function startService(
     readonly settings?: SettingTexts
     readonly filesFrom?: string
     readonly wallClockMs?: () => number
+    readonly elsewhere?: Elsewhere
   } = {},
 ): Promise<Service> {
   const dataDirectory = mkdtempSync(join(tmpdir(), 'keyfold-test-'))
@@ -66,9 +68,13 @@ export async function startService(
     write: (line) => void logged.push(line),
   })
   const log = { log: (message: string): void => serverLog.warn(message) }
-  const { wallClockMs = Date.now } = options
+  const { wallClockMs = Date.now, elsewhere } = options
   const token = options.filesFrom === undefined ? await initDataDirectory(config, log) : ''
-  const engine = await openEngine(config, { ...log, wallClockMs })
+  const engine = await openEngine(config, {
+    ...log,
+    wallClockMs,
+    ...(elsewhere === undefined ? {} : { keyStoreOpener: elsewhere.opener }),
+  })
   const admin =
     token === ''
       ? await engine.tokens.create({

@@ -30,13 +30,17 @@ export async function readExpired(
   }))
 }
 
-/** `versions`: all of them where absent. */
+/**
+ * `versions`: all of them where absent. What another key store than the local one made is noted for it: of that the
+ * catalog has a reference, and forgetting it destroys nothing. External keys outlive their KMS keys.
+ */
 export async function destroyMaterials(
   db: Queries,
   kmsKeyId: string,
   nowMs: number,
   versions?: readonly number[],
 ): Promise<void> {
+  await noteForKeyStore(db, kmsKeyId, versions)
   let query = db
     .updateTable('keyMaterials')
     .set({ stored: null, destroyedAtMs: nowMs })
@@ -44,6 +48,33 @@ export async function destroyMaterials(
     .where('stored', 'is not', null)
   if (versions !== undefined) query = query.where('version', 'in', [...versions])
   await query.execute()
+}
+
+async function noteForKeyStore(
+  db: Queries,
+  kmsKeyId: string,
+  versions: readonly number[] | undefined,
+): Promise<void> {
+  let query = db
+    .selectFrom('keyMaterials')
+    .innerJoin('kmsKeys', 'kmsKeys.id', 'keyMaterials.kmsKeyId')
+    .select(['kmsKeyId', 'version', 'keyStore', 'keySpec', 'stored', 'publicKey'])
+    .where('kmsKeyId', '=', kmsKeyId)
+    .where('stored', 'is not', null)
+    .where('keyStore', '!=', 'local')
+    .where('externalKeyId', 'is', null)
+  if (versions !== undefined) query = query.where('version', 'in', [...versions])
+  for (const row of await query.execute()) {
+    await db
+      .insertInto('materialsToDestroy')
+      .values({
+        ...row,
+        id: `${kmsKeyId}/${row.version}`,
+        stored: row.stored as Uint8Array,
+      })
+      .onConflict((conflict) => conflict.column('id').doNothing())
+      .execute()
+  }
 }
 
 /** A key whose material is not all there waits for it; one that waits for its deletion goes on doing so. */

@@ -23,6 +23,7 @@ const MIGRATIONS: readonly Migration[] = [
   { name: '0002-control-plane', up: addControlPlane },
   { name: '0003-due-moments', up: addDueMoments },
   { name: '0004-grant-issuers', up: addGrantIssuers },
+  { name: '0005-key-stores', up: addKeyStores },
   { name: '0006-wrap-reservations', up: addWrapReservations },
   { name: '0007-nodes', up: addNodes },
   { name: '0008-xks-proxy', up: addXksPrefixes },
@@ -297,6 +298,41 @@ async function addGrantIssuers(transaction: Transaction<CatalogTables>): Promise
   await schema
     .alterTable('grants')
     .addColumn('issuingAccount', 'text', (column) => column.notNull().defaultTo(''))
+    .execute()
+}
+
+/** Before this step every key was in the local store. */
+async function addKeyStores(transaction: Transaction<CatalogTables>): Promise<void> {
+  const { schema } = transaction
+  await schema
+    .createTable('keyStores')
+    .addColumn('id', 'text', (column) => column.primaryKey())
+    .addColumn('name', 'text', (column) => column.notNull().unique())
+    .addColumn('kind', 'text', (column) => column.notNull())
+    .addColumn('settings', 'text', (column) => column.notNull())
+    .addColumn('sealedSecret', 'blob')
+    .addColumn('connectionState', 'text', (column) => column.notNull())
+    .addColumn('connectionErrorCode', 'text')
+    .addColumn('keepsOpenKeys', 'integer', (column) => column.notNull())
+    .addColumn('createdAtMs', 'bigint', (column) => column.notNull())
+    .addColumn('changeNumber', 'bigint', (column) => column.notNull())
+    .execute()
+  await schema
+    .createTable('materialsToDestroy')
+    .addColumn('id', 'text', (column) => column.primaryKey())
+    .addColumn('kmsKeyId', 'text', (column) => column.notNull())
+    .addColumn('version', 'integer', (column) => column.notNull())
+    .addColumn('keyStore', 'text', (column) => column.notNull())
+    .addColumn('keySpec', 'text', (column) => column.notNull())
+    .addColumn('stored', 'blob', (column) => column.notNull())
+    .addColumn('publicKey', 'blob')
+    .execute()
+  await schema.alterTable('kmsKeys').addColumn('externalKeyId', 'text').execute()
+  await schema
+    .createIndex('kmsKeysOfStore')
+    .on('kmsKeys')
+    .columns(['keyStore', 'externalKeyId'])
+    .where('keyStore', '!=', 'local')
     .execute()
 }
 

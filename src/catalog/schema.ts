@@ -50,6 +50,8 @@ export interface CatalogTables {
     /** Automatic rotation; null where it is off. */
     rotationPeriodDays: number | null
     nextRotationAtMs: number | null
+    /** What its key store knows the key by that was there before; null where the store made it. */
+    externalKeyId: string | null
   }
   keyMaterials: {
     kmsKeyId: string
@@ -66,6 +68,17 @@ export interface CatalogTables {
     validToMs: number | null
     fingerprint: Uint8Array | null
     description: string | null
+  }
+  /** Material that the catalog has destroyed, and its key store is still to. */
+  materialsToDestroy: {
+    /** `KEYID/VERSION` */
+    id: string
+    kmsKeyId: string
+    version: number
+    keyStore: string
+    keySpec: string
+    stored: Uint8Array
+    publicKey: Uint8Array | null
   }
   aliases: {
     /** `alias/NAME`, and `@REGION` behind it outside the catalog's own region. */
@@ -125,6 +138,23 @@ export interface CatalogTables {
     principalArn: string
     name: string
     document: string
+    changeNumber: number
+  }
+  /** Key stores beside the local one. A KMS key names its own by id. */
+  keyStores: {
+    id: string
+    name: string
+    kind: 'pkcs11' | 'xks' | 'aws-kms' | 'transit'
+    /** JSON object of strings, without secrets. */
+    settings: string
+    sealedSecret: Uint8Array | null
+    /** CONNECTING and CONNECTED: to be connected again at the next start. */
+    connectionState: 'CONNECTED' | 'CONNECTING' | 'DISCONNECTED' | 'FAILED'
+    /** Why it is FAILED. */
+    connectionErrorCode: string | null
+    /** 1: what is open of its keys may serve on while it is not connected. */
+    keepsOpenKeys: 0 | 1
+    createdAtMs: number
     changeNumber: number
   }
   /** Wrapping keys of GetParametersForImport, until they are used or run out. */

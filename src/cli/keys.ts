@@ -16,6 +16,8 @@ interface CreateFlags extends KeysFlags {
   readonly description?: string
   readonly alias?: string
   readonly tag?: Pairs
+  readonly keyStore?: string
+  readonly externalKeyId?: string
 }
 
 interface DaysFlags extends KeysFlags {
@@ -36,6 +38,8 @@ export function addKeys(program: Command): void {
     .option('--description <text>', 'what it is for')
     .option('--alias <alias>', 'alias/NAME, a name that can move to another key later')
     .option('--tag <key=value>', 'may be given several times', addPair)
+    .option('--key-store <keyStore>', 'where its material is; the server itself, if not given')
+    .option('--external-key-id <id>', 'a key that the key store has already and this one shall be')
     .addHelpText(
       'after',
       `
@@ -109,8 +113,10 @@ async function showRotations(keyfold: Keyfold, key: string, { json }: KeysFlags)
   printRows(rows, ['version', 'rotated', 'type', 'state'])
 }
 
-function create(keyfold: Keyfold, { description, alias, tag }: CreateFlags): Promise<PlainValue> {
-  return keyfold.manage('POST', '/v1/keys', { description, alias, tags: tag })
+function create(keyfold: Keyfold, { tag, ...flags }: CreateFlags): Promise<PlainValue> {
+  const { description, alias, keyStore, externalKeyId } = flags
+  const fields = { description, alias, tags: tag, keyStore, externalKeyId }
+  return keyfold.manage('POST', '/v1/keys', fields)
 }
 
 function show(key: PlainValue, { json }: KeysFlags): void {

@@ -10,6 +10,7 @@ import { addDemo } from './demo.ts'
 import { addGrants } from './grants.ts'
 import { addInit } from './init.ts'
 import { addInspect } from './inspect.ts'
+import { addKeyStores } from './key-stores.ts'
 import { addKeys } from './keys.ts'
 import { addLines } from './lines.ts'
 import { addLock } from './lock.ts'
@@ -43,6 +44,7 @@ Exit codes: 0 done, 1 refused or failed, 2 the command line or a setting is wron
 addServe(program)
 addInit(program)
 addKeys(program)
+addKeyStores(program)
 addAliases(program)
 addGrants(program)
 addTokens(program)

@@ -61,6 +61,7 @@ const VALUE_NAMES: Readonly<Record<string, string>> = {
   tlsKey: 'file',
   clientCa: 'file',
   rootKeyFile: 'file',
+  pkcs11Modules: 'file',
 }
 
 function valueName(name: string): string {

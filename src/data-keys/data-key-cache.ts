@@ -151,14 +151,20 @@ export class DataKeyCache implements DataKeys {
   }
 
   purge(kmsKeyId: string): void {
+    this.purgeWhere((id) => id === kmsKeyId)
+  }
+
+  /** Those of many KMS keys in one pass. */
+  purgeWhere(isMeant: (kmsKeyId: string) => boolean): void {
+    const has = (key: CachedKey | undefined): boolean => key !== undefined && isMeant(key.kmsKeyId)
     for (const [name, place] of [...this.#seal.entries()]) {
-      if (place.current?.kmsKeyId === kmsKeyId || place.next?.kmsKeyId === kmsKeyId) {
+      if (has(place.current) || has(place.next)) {
         this.#purgePlace(place)
         this.#seal.delete(name)
       }
     }
     for (const [name, key] of [...this.#open.entries()]) {
-      if (key.kmsKeyId === kmsKeyId) this.#open.delete(name)
+      if (isMeant(key.kmsKeyId)) this.#open.delete(name)
     }
   }
 

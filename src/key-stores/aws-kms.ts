@@ -71,6 +71,8 @@ type Sdk = typeof sdkTypes
 const ATTEMPTS_MAX = 2
 /** So often the secret access key is asked for again: it may have been replaced. */
 const CREDENTIALS_AGE_MS = 900_000
+/** AWS KMS, ScheduleKeyDeletion. */
+const DELETION_DAYS_MIN = 7
 /** Of this many bytes Decrypt of AWS KMS takes a ciphertext. */
 const CIPHERTEXT_BYTES_MAX = 6_144
 
@@ -306,6 +308,19 @@ export class AwsKmsKeyStore implements KeyStore {
       return kms.send(new this.#sdk.GenerateMacCommand(input), options)
     })
     return present(Mac)
+  }
+
+  /** Over there it waits as long as AWS KMS lets a key wait at least; one that waits already, or is gone, is left alone. */
+  async destroyKeyMaterial(material: KeyMaterial): Promise<void> {
+    const input = { KeyId: keyIdOf(material), PendingWindowInDays: DELETION_DAYS_MIN }
+    try {
+      await this.#call((kms, options) =>
+        kms.send(new this.#sdk.ScheduleKeyDeletionCommand(input), options),
+      )
+    } catch (error) {
+      const { name } = ((error as KeyfoldError).cause ?? {}) as { readonly name?: string }
+      if (name !== 'KMSInvalidStateException' && name !== 'NotFoundException') throw error
+    }
   }
 
   /** Nothing of any key is here. */

@@ -41,6 +41,8 @@ export const GUARDED_STORE_DEFAULTS: GuardedStoreSettings = {
 }
 
 export interface GuardedStoreOptions {
+  /** What KMS keys call it; the store's own name where absent. */
+  readonly name?: string
   readonly crypto: Pick<Crypto, 'releaseKey'>
   readonly settings?: Partial<GuardedStoreSettings> | undefined
   /** Wall clock. */
@@ -62,7 +64,7 @@ export class GuardedKeyStore implements KeyStore {
     this.#options = options
     this.settings = { ...GUARDED_STORE_DEFAULTS, ...options.settings }
     this.guard = new Guard({
-      name: store.name,
+      name: this.name,
       settings: this.settings,
       probe: () => store.probe(),
       nowMs: options.nowMs ?? Date.now,
@@ -71,7 +73,7 @@ export class GuardedKeyStore implements KeyStore {
   }
 
   get name(): string {
-    return this.#store.name
+    return this.#options.name ?? this.#store.name
   }
 
   get traits(): KeyStoreTraits {
@@ -182,6 +184,10 @@ export class GuardedKeyStore implements KeyStore {
     turn?: StoreTurn,
   ): Promise<Uint8Array> {
     return this.#bytes(turn, () => this.#store.generateMac(material, algorithm, message))
+  }
+
+  destroyKeyMaterial(material: KeyMaterial): Promise<void> {
+    return this.guard.call(MAKING, () => this.#store.destroyKeyMaterial(material))
   }
 
   forget(kmsKeyId: Uint8Array): void {

@@ -167,6 +167,12 @@ export interface KeyStore {
     turn?: StoreTurn,
   ): Promise<Uint8Array>
 
+  /**
+   * The KMS key was deleted, and with it what the catalog had of this version. A store that made the material elsewhere
+   * (an HSM, a remote KMS) destroys it there; asked again it succeeds. The local store does nothing: `stored` was the
+   * material. Never asked of a key that the other side had before (`externalKeyId`), which outlives its KMS key.
+   */
+  destroyKeyMaterial(material: KeyMaterial): Promise<void>
   /** Wipes whatever is open of this KMS key: it was disabled, rotated or deleted. */
   forget(kmsKeyId: Uint8Array): void
   /** Wipes everything open: `keyfold lock`. Afterwards every call throws LOCKED. */

@@ -188,6 +188,9 @@ export class LocalKeyStore implements KeyStore {
     return generateMac(material.keySpec, this.#openKeyObject(material), algorithm, message)
   }
 
+  /** The catalog's row was the material. */
+  readonly destroyKeyMaterial: KeyStore['destroyKeyMaterial'] = () => Promise.resolve()
+
   forget(kmsKeyId: Uint8Array): void {
     const prefix = hex(kmsKeyId)
     for (const open of [this.#open, this.#keyObjects]) {

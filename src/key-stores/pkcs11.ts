@@ -307,6 +307,10 @@ class Pkcs11KeyStore implements KeyStore {
     return this.#usePrivate(material, { kind: 'mac', algorithm }, message)
   }
 
+  async destroyKeyMaterial(material: KeyMaterial): Promise<void> {
+    await this.#usePrivate(material, { kind: 'destroy' }, NOTHING)
+  }
+
   forget(kmsKeyId: Uint8Array): void {
     this.#opened.thread.forget(this.#opened.token, Uint8Array.from(kmsKeyId))
   }

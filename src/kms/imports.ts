@@ -118,7 +118,7 @@ export class Imports {
    * DECRYPT_FAILED, KEY_MATERIAL_INCORRECT, REQUEST_MALFORMED, OPERATION_UNSUPPORTED, and what states forbid.
    */
   async importMaterial(reference: string, request: ImportRequest): Promise<KmsKey> {
-    const { catalog, registry, keyStoreOf, nowMs } = this.#parts
+    const { catalog, registry, keyStores, nowMs } = this.#parts
     const kmsKey = await registry.resolve(reference)
     assertOperable('ImportKeyMaterial', kmsKey)
     checkRequest(kmsKey, request, nowMs())
@@ -128,7 +128,7 @@ export class Imports {
     if (parameters.expiresAtMs <= nowMs()) throw new KeyfoldError('IMPORT_TOKEN_EXPIRED')
     const { currentVersion: version, idBytes, keySpec } = kmsKey
     const plaintext = await this.#unwrap(parameters, request.wrapped)
-    const store = keyStoreOf(kmsKey)
+    const store = keyStores.storeOf(kmsKey)
     const material = await store.importKeyMaterial(idBytes, version, keySpec, plaintext)
     const imported = await registry.change(
       kmsKey.id,

@@ -72,14 +72,16 @@ const OPERATIONS = {
 
 export type KeyOperation = keyof typeof OPERATIONS
 
-/** Operations for keys of one origin, in whichever state they are (the guide's footnotes 7 and 9). */
-const ORIGINS: Partial<Record<KeyOperation, KeyOrigin>> = {
-  EnableKeyRotation: 'AWS_KMS',
-  DisableKeyRotation: 'AWS_KMS',
-  GetKeyRotationStatus: 'AWS_KMS',
-  GetParametersForImport: 'EXTERNAL',
-  ImportKeyMaterial: 'EXTERNAL',
-  DeleteImportedKeyMaterial: 'EXTERNAL',
+/** Operations for keys of some origins, in whichever state they are (the guide's footnotes 7 and 9). */
+const ORIGINS: Partial<Record<KeyOperation, readonly KeyOrigin[]>> = {
+  EnableKeyRotation: ['AWS_KMS'],
+  DisableKeyRotation: ['AWS_KMS'],
+  GetKeyRotationStatus: ['AWS_KMS'],
+  // Imported material, too, once there can be several: until then it is refused behind its state.
+  RotateKeyOnDemand: ['AWS_KMS', 'EXTERNAL'],
+  GetParametersForImport: ['EXTERNAL'],
+  ImportKeyMaterial: ['EXTERNAL'],
+  DeleteImportedKeyMaterial: ['EXTERNAL'],
 }
 
 /** Operations for keys of one usage. */
@@ -123,7 +125,7 @@ function assertStateAllows(
       'OPERATION_UNSUPPORTED',
       `${arn} origin is ${origin} which is not valid for this operation.`,
     )
-  if ((ORIGINS[operation] ?? origin) !== origin) throw unsupported()
+  if (ORIGINS[operation]?.includes(origin) === false) throw unsupported()
   switch (OPERATIONS[operation][STATES.indexOf(state)]) {
     case 'Y':
       return

@@ -17,7 +17,7 @@ export type KeyState =
   | 'Unavailable'
 
 /** Where key material comes from. */
-export type KeyOrigin = 'AWS_KMS' | 'EXTERNAL'
+export type KeyOrigin = 'AWS_KMS' | 'EXTERNAL' | 'AWS_CLOUDHSM' | 'EXTERNAL_KEY_STORE'
 
 /**
  * Whose key it is (AWS KMS, "KMS keys"): the customer's, or one that a named integration of the service made for
@@ -72,8 +72,10 @@ export interface KmsKey {
   /** Automatic rotation; undefined where it is off. */
   readonly rotationPeriodDays: number | undefined
   readonly nextRotationAtMs: number | undefined
-  /** Name of the key store that holds its material. */
+  /** The key store that holds its material: `local`, or the id of another. */
   readonly keyStore: string
+  /** What the store knows the key by that was there before; undefined where the store made it. */
+  readonly externalKeyId: string | undefined
   /** The material that wraps; older ones still unwrap. */
   readonly currentVersion: number
   readonly materials: ReadonlyMap<number, KeyMaterial>

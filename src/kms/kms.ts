@@ -7,14 +7,17 @@ import * as catalogKeys from '../catalog/keys.ts'
 import { traitsOf, type KeySpec, type KeyUsage } from '../crypto/key-spec.ts'
 import { KeyfoldError } from '../errors.ts'
 import type { KeyStore } from '../key-stores/key-store.ts'
+import { LOCAL_KEY_STORE } from '../key-stores/local.ts'
 import type { SecretSealer } from '../key-stores/secret-sealer.ts'
 import { Aliases, insertNewAlias } from './aliases.ts'
 import { defaultKeyPolicy } from './default-policy.ts'
 import { Deletions } from './deletions.ts'
 import { checkDescription } from './description.ts'
+import { Destructions } from './destructions.ts'
 import { Expiries } from './expiries.ts'
 import { Grants } from './grants.ts'
 import { Imports } from './imports.ts'
+import type { KeyStores } from './key-stores.ts'
 import type { KeyManager, KeyOrigin, KeyState, KmsKey } from './kms-key.ts'
 import { ManagedKeys } from './managed-keys.ts'
 import {
@@ -47,6 +50,10 @@ export interface NewKey {
   /** Checked by whoever asked; the default key policy where absent. */
   readonly policy?: string | undefined
   readonly manager?: KeyManager | undefined
+  /** A key store by id or name; the local one where absent. Its keys have its origin. */
+  readonly keyStore?: string | undefined
+  /** What that store has already and the key shall be. */
+  readonly externalKeyId?: string | undefined
   /** The catalog's own where absent. */
   readonly region?: string | undefined
   /** Sees the key as it would be, and prevents it by throwing. */
@@ -64,6 +71,7 @@ export interface KeyMetadata {
   readonly createdAtMs: number
   readonly currentVersion: number
   readonly keyStore: string
+  readonly externalKeyId: string | undefined
   readonly aliases: readonly string[]
   readonly tags: Readonly<Record<string, string>>
   /** While its deletion is scheduled. */
@@ -81,6 +89,7 @@ export interface KeyLastUse {
 
 export class Kms {
   readonly registry: KeyRegistry
+  readonly keyStores: KeyStores
   readonly aliases: Aliases
   readonly tags: Tags
   readonly rotations: Rotations
@@ -92,11 +101,10 @@ export class Kms {
   readonly replicas: Replicas
   readonly managedKeys: ManagedKeys
   readonly #parts: KmsParts
-  readonly #keyStores: readonly KeyStore[]
 
   constructor(
     catalog: Catalog,
-    keyStores: readonly [KeyStore, ...KeyStore[]],
+    keyStores: KeyStores,
     sealer: SecretSealer,
     {
       nowMs = Date.now,
@@ -107,20 +115,9 @@ export class Kms {
       readonly rotateAfterMessages?: number | undefined
     } = {},
   ) {
-    this.#keyStores = keyStores
-    const byName = new Map(keyStores.map((store) => [store.name, store]))
-    this.registry = new KeyRegistry(catalog)
-    this.#parts = {
-      catalog,
-      registry: this.registry,
-      defaultStore: keyStores[0],
-      keyStoreOf: ({ keyStore }) => {
-        const store = byName.get(keyStore)
-        if (store !== undefined) return store
-        throw new KeyfoldError('KEY_STORE_UNREACHABLE', `${keyStore} is not configured`)
-      },
-      nowMs,
-    }
+    this.keyStores = keyStores
+    this.registry = new KeyRegistry(catalog, (keyStore) => keyStores.isConnected(keyStore))
+    this.#parts = { catalog, registry: this.registry, keyStores, nowMs }
     this.aliases = new Aliases(this.#parts)
     this.tags = new Tags(this.#parts)
     this.rotations = new Rotations(this.#parts)
@@ -130,12 +127,9 @@ export class Kms {
     this.dueWorks = {
       'expiry of imported key material': new Expiries(this.#parts),
       'deletion of a key': this.deletions,
+      'destruction of key material in its key store': new Destructions(this.#parts),
       'rotation of a key': this.rotations,
-      'rotation of a key by its wraps': new WrapRotations(
-        this.#parts,
-        this.rotations,
-        () => this.#keyStores,
-      ),
+      'rotation of a key by its wraps': new WrapRotations(this.#parts, this.rotations),
       ...(rotateAfterMessages === undefined
         ? {}
         : {
@@ -152,24 +146,29 @@ export class Kms {
   }
 
   keyStoreOf(kmsKey: KmsKey): KeyStore {
-    return this.#parts.keyStoreOf(kmsKey)
+    return this.keyStores.storeOf(kmsKey)
   }
 
   async createKey(request: NewKey): Promise<KmsKey> {
-    const { catalog, registry, defaultStore } = this.#parts
-    const { alias, tags = new Map<string, string>(), origin = 'AWS_KMS' } = request
+    const { catalog, registry, keyStores } = this.#parts
+    const { alias, tags = new Map<string, string>() } = request
     const { description = '', keySpec = 'SYMMETRIC_DEFAULT', region = catalog.region } = request
     const keyUsage = usageOf(keySpec, request.keyUsage)
     checkDescription(description)
     checkTags(tags)
     if (alias !== undefined && request.manager !== 'AWS') checkAliasName(alias)
+    const { store, keyStore, origin } = this.#homeOf(request)
     const id = createKeyId(request.multiRegion === true)
     const createdAtMs = this.#parts.nowMs()
+    const { externalKeyId } = request
     const material =
       origin === 'EXTERNAL'
         ? undefined
-        : await defaultStore.createKeyMaterial(keyIdBytes(id), 1, keySpec)
+        : await store.createKeyMaterial(keyIdBytes(id), 1, keySpec, externalKeyId, keyUsage)
     const insert = async (transaction: CatalogTransaction, changeNumber: number): Promise<void> => {
+      if (keyStore !== LOCAL_KEY_STORE) {
+        await keyStores.assertTakes(transaction, keyStore, externalKeyId)
+      }
       await catalogKeys.insertKey(transaction, {
         id,
         description,
@@ -185,7 +184,8 @@ export class Kms {
         pendingWindowDays: null,
         rotationPeriodDays: null,
         nextRotationAtMs: null,
-        keyStore: defaultStore.name,
+        keyStore,
+        externalKeyId: externalKeyId ?? null,
         currentVersion: 1,
         createdAtMs,
         changeNumber,
@@ -196,7 +196,47 @@ export class Kms {
       const name = registry.rowOfAlias(alias, region)
       await insertNewAlias(transaction, { name, kmsKeyId: id }, createdAtMs, changeNumber)
     }
-    return registry.create(id, insert, request.accept)
+    try {
+      return await registry.create(id, insert, request.accept)
+    } catch (error) {
+      if (material !== undefined && externalKeyId === undefined) {
+        const unused = { kmsKeyId: keyIdBytes(id), version: 1, keySpec, ...material }
+        // It is the refusal that the caller has to hear of; what stays behind there wraps nothing.
+        await store.destroyKeyMaterial(unused).catch(() => undefined)
+      }
+      throw error
+    }
+  }
+
+  /** Which store a new key goes to. Throws KEY_STORE_NOT_FOUND, KEY_STORE_STATE_INVALID, OPERATION_UNSUPPORTED. */
+  #homeOf(request: NewKey): {
+    readonly store: KeyStore
+    readonly keyStore: string
+    readonly origin: KeyOrigin
+  } {
+    const { keyStores } = this.#parts
+    const { keyStore, externalKeyId, origin = 'AWS_KMS' } = request
+    if (keyStore === undefined || keyStore === LOCAL_KEY_STORE) {
+      if (externalKeyId !== undefined) {
+        throw new KeyfoldError('REQUEST_MALFORMED', 'externalKeyId: the local key store has none')
+      }
+      return { store: keyStores.local, keyStore: LOCAL_KEY_STORE, origin }
+    }
+    const { record, store } = keyStores.connectedStore(keyStore)
+    const { keySpec = 'SYMMETRIC_DEFAULT', multiRegion = false } = request
+    if (multiRegion) {
+      throw new KeyfoldError(
+        'OPERATION_UNSUPPORTED',
+        'multi-Region keys are in no key store but local',
+      )
+    }
+    if (!store.traits.keySpecs.includes(keySpec)) {
+      throw new KeyfoldError(
+        'OPERATION_UNSUPPORTED',
+        `key store ${record.id} has no keys of ${keySpec}`,
+      )
+    }
+    return { store, keyStore: record.id, origin: store.traits.origin }
   }
 
   describeKey(reference: string): Promise<KmsKey> {
@@ -275,6 +315,7 @@ export function metadataOf(record: KmsKey): KeyMetadata {
     createdAtMs: record.createdAtMs,
     currentVersion: record.currentVersion,
     keyStore: record.keyStore,
+    externalKeyId: record.externalKeyId,
     aliases: record.aliases,
     tags: Object.fromEntries(record.tags),
     deletionAtMs: record.deletionAtMs,

@@ -1,17 +1,14 @@
 /** What every part of the control plane works with. */
 import type { Catalog } from '../catalog/catalog.ts'
 import { KeyfoldError } from '../errors.ts'
-import type { KeyStore } from '../key-stores/key-store.ts'
 import { LIST_PAGE_DEFAULT, LIST_PAGE_MAX } from '../limits.ts'
-import type { KmsKey } from './kms-key.ts'
+import type { KeyStores } from './key-stores.ts'
 import type { KeyRegistry } from './registry.ts'
 
 export interface KmsParts {
   readonly catalog: Catalog
   readonly registry: KeyRegistry
-  /** The store that new keys go to. */
-  readonly defaultStore: KeyStore
-  keyStoreOf(kmsKey: Pick<KmsKey, 'keyStore'>): KeyStore
+  readonly keyStores: KeyStores
   /** Wall clock: what waiting periods and expiries are measured by. */
   nowMs(): number
 }

@@ -11,7 +11,7 @@ import type { KeySpec, KeyUsage } from '../crypto/key-spec.ts'
 import { KeyfoldError } from '../errors.ts'
 import type { KeyMaterial } from '../key-stores/key-store.ts'
 import { assertOperable, type KeyOperation } from './key-states.ts'
-import type { Grant, KeyOrigin, KmsKey, KmsKeyRegistry } from './kms-key.ts'
+import type { Grant, KeyOrigin, KeyState, KmsKey, KmsKeyRegistry } from './kms-key.ts'
 import { keyArn, keyIdBytes, keyIdsOfBytes, parseKeyReference, replicaRowId } from './reference.ts'
 
 /** Keys and aliases kept in memory; the rest is read when it is named. */
@@ -42,9 +42,12 @@ export class KeyRegistry implements KmsKeyRegistry {
   #changes = 0
   /** Grows with every change of a key's state or material; a record carries the value of its own. */
   #epoch = 0
+  readonly #isConnected: (keyStore: string) => boolean
 
-  constructor(catalog: Catalog) {
+  /** `isConnected`: a key is Unavailable while its key store is not. */
+  constructor(catalog: Catalog, isConnected: (keyStore: string) => boolean = () => true) {
     this.#catalog = catalog
+    this.#isConnected = isConnected
   }
 
   // What the data plane asks.
@@ -201,8 +204,10 @@ export class KeyRegistry implements KmsKeyRegistry {
     })
     this.#changes++
     const before = this.#records.get(id)
-    const moved = before === undefined || !isSameMaterial(before, stored)
-    const record = this.#recordOf(stored, grants, moved ? ++this.#epoch : before.epoch)
+    const after = this.#recordOf(stored, grants, this.#epoch + 1)
+    const moved = before === undefined || !isSameMaterial(before, after)
+    if (moved) this.#epoch++
+    const record = moved ? after : Object.freeze({ ...after, epoch: before.epoch })
     this.#records.set(id, record)
     this.#removed.delete(id)
     this.#peeked.clear()
@@ -246,6 +251,37 @@ export class KeyRegistry implements KmsKeyRegistry {
     this.#records.delete(id)
     this.#peeked.clear()
     for (const listener of this.#listeners) listener(id)
+  }
+
+  /**
+   * A key store was connected or disconnected: its keys are Unavailable from this tick on, or are read again. Answers
+   * which those in memory were.
+   */
+  keyStoreChanged(keyStore: string): ReadonlySet<string> {
+    this.#changes++
+    this.#epoch++
+    this.#peeked.clear()
+    const changed = new Set<string>()
+    for (const [id, record] of [...this.#records.entries()]) {
+      if (record.keyStore !== keyStore) continue
+      changed.add(id)
+      // What whoever holds the old record takes for the latest is never a usable key of a store that is gone.
+      if (this.#isConnected(keyStore)) this.#records.delete(id)
+      else {
+        const state = this.#stateOf(record)
+        this.#records.set(id, Object.freeze({ ...record, state, epoch: this.#epoch }))
+      }
+    }
+    return changed
+  }
+
+  /**
+   * AWS KMS Developer Guide, "Key states": a key in a disconnected key store is Unavailable, whether it was switched on
+   * or off; one that waits for its deletion goes on doing so.
+   */
+  #stateOf({ state, keyStore }: { readonly state: KeyState; readonly keyStore: string }): KeyState {
+    const isSwitched = state === 'Enabled' || state === 'Disabled'
+    return isSwitched && !this.#isConnected(keyStore) ? 'Unavailable' : state
   }
 
   /** A change of what a family of multi-Region keys shares: whatever else is known of it is read again. */
@@ -316,7 +352,7 @@ export class KeyRegistry implements KmsKeyRegistry {
       idBytes,
       region,
       arn: keyArn(keyId, { region, account }),
-      state: stored.state as KmsKey['state'],
+      state: this.#stateOf({ state: stored.state as KeyState, keyStore: stored.keyStore }),
       keySpec: stored.keySpec as KeySpec,
       keyUsage: stored.keyUsage as KeyUsage,
       origin: stored.origin as KeyOrigin,
@@ -332,6 +368,7 @@ export class KeyRegistry implements KmsKeyRegistry {
       rotationPeriodDays: stored.rotationPeriodDays ?? undefined,
       nextRotationAtMs: stored.nextRotationAtMs ?? undefined,
       keyStore: stored.keyStore,
+      externalKeyId: stored.externalKeyId ?? undefined,
       currentVersion: stored.currentVersion,
       materials: new Map(
         stored.materials.map((material) => [
@@ -366,11 +403,11 @@ function aliasName(alias: string, region: string): string {
 }
 
 /** Whether what wraps and unwraps is what it was: state, material and all of its versions. */
-function isSameMaterial(before: KmsKey, stored: catalogKeys.StoredKey): boolean {
+function isSameMaterial(before: KmsKey, after: KmsKey): boolean {
   return (
-    before.state === stored.state &&
-    before.currentVersion === stored.currentVersion &&
-    holdsSame(before, stored.materials)
+    before.state === after.state &&
+    before.currentVersion === after.currentVersion &&
+    holdsSame(before, after.materials.values())
   )
 }
 

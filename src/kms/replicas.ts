@@ -142,9 +142,9 @@ export class Replicas {
 /** What is one for the whole family; the material is, too, and stays with its first row. */
 function sharedBy(primary: catalogKeys.StoredKey) {
   const { state, keySpec, keyUsage, origin, keyStore, currentVersion, manager } = primary
-  const { rotationPeriodDays, nextRotationAtMs } = primary
+  const { externalKeyId, rotationPeriodDays, nextRotationAtMs } = primary
   return {
-    ...{ state, keySpec, keyUsage, origin, keyStore, currentVersion, manager },
+    ...{ state, keySpec, keyUsage, origin, keyStore, currentVersion, manager, externalKeyId },
     ...{ rotationPeriodDays, nextRotationAtMs, materials: [] },
   }
 }

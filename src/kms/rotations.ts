@@ -182,9 +182,15 @@ export class Rotations {
       now: KmsKey,
     ) => Promise<{ readonly nextRotationAtMs?: number }>,
   ): Promise<KmsKey> {
-    const { registry, keyStoreOf, nowMs } = this.#parts
+    const { registry, keyStores, nowMs } = this.#parts
     const version = kmsKey.currentVersion + 1
-    const store = keyStoreOf(kmsKey)
+    const store = keyStores.storeOf(kmsKey)
+    if (!store.traits.rotates) {
+      throw new KeyfoldError(
+        'OPERATION_UNSUPPORTED',
+        `the key store of ${kmsKey.arn} rotates no keys.`,
+      )
+    }
     const material = await store.createKeyMaterial(kmsKey.idBytes, version, kmsKey.keySpec)
     const rotated = await registry.change(
       kmsKey.id,

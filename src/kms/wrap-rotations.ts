@@ -13,23 +13,24 @@ import { wrapsToRotateAt } from './wrap-budgets.ts'
 export class WrapRotations implements DueWork {
   readonly #parts: KmsParts
   readonly #rotations: Rotations
-  readonly #keyStores: () => readonly KeyStore[]
 
-  constructor(parts: KmsParts, rotations: Rotations, keyStores: () => readonly KeyStore[]) {
+  constructor(parts: KmsParts, rotations: Rotations) {
     this.#parts = parts
     this.#rotations = rotations
-    this.#keyStores = keyStores
   }
 
   async due({ afterId, limit }: DuePage): Promise<readonly string[]> {
+    const { keyStores } = this.#parts
     const ids: string[] = []
-    for (const store of this.#keyStores()) ids.push(...(await this.#wornOut(store, afterId, limit)))
+    for (const store of keyStores.connected.map((id) => keyStores.storeOf({ keyStore: id }))) {
+      ids.push(...(await this.#wornOut(store, afterId, limit)))
+    }
     return ids.sort().slice(0, limit)
   }
 
   async finish(id: string): Promise<boolean> {
     // Its material may be new since it was found: then the count is that of the new one.
-    const store = this.#parts.keyStoreOf(await this.#parts.registry.load(id))
+    const store = this.#parts.keyStores.storeOf(await this.#parts.registry.load(id))
     if ((await this.#wornOut(store, '', 1, id)).length === 0) return false
     await this.#rotations.rotateNow(id)
     return true

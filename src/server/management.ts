@@ -31,7 +31,10 @@ export type ManagementHandler = (request: ManagementRequest) => Promise<PlainVal
 export const createKey: ManagementHandler = async (request) => {
   const { engine, fields } = request
   const tags = optionalTexts(fields, 'tags')
-  authorizeService(request, 'kms:CreateKey', { tags, parameters: NEW_KEY })
+  const keyStore = optionalText(fields, 'keyStore')
+  const origin = keyStore === undefined ? undefined : engine.kms.keyStores.originOf(keyStore)
+  const parameters = { ...NEW_KEY, 'kms:KeyOrigin': origin ?? 'AWS_KMS' }
+  authorizeService(request, 'kms:CreateKey', { tags, parameters })
   const alias = optionalText(fields, 'alias')
   if (tags !== undefined) authorizeService(request, 'kms:TagResource', { tags })
   if (alias !== undefined) authorizeAlias(request, 'kms:CreateAlias', alias)
@@ -39,6 +42,8 @@ export const createKey: ManagementHandler = async (request) => {
     description: optionalText(fields, 'description'),
     alias,
     tags,
+    keyStore,
+    externalKeyId: optionalText(fields, 'externalKeyId'),
   })
   request.record?.about(created.arn)
   return describe(created)
@@ -47,7 +52,6 @@ export const createKey: ManagementHandler = async (request) => {
 /** What every key is that is created here, as conditions on kms:CreateKey read it. */
 const NEW_KEY: RequestAttributes['parameters'] & object = {
   'kms:BypassPolicyLockoutSafetyCheck': false,
-  'kms:KeyOrigin': 'AWS_KMS',
   'kms:KeySpec': 'SYMMETRIC_DEFAULT',
   'kms:KeyUsage': 'ENCRYPT_DECRYPT',
   'kms:MultiRegion': false,

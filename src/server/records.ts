@@ -234,6 +234,10 @@ const RECORDED_FIELDS: ReadonlySet<string> = new Set([
   'keys',
   'expiresInSeconds',
   'xksPrefix',
+  'kind',
+  'keyStore',
+  'externalKeyId',
+  'keepsOpenKeys',
 ])
 
 /** Short values as they are, lists in one line; no bytes, and no value of any length. */

@@ -4,6 +4,7 @@
  */
 import type { OperationName } from '../format/requests.ts'
 import * as grants from './grants.ts'
+import * as keyStores from './key-stores.ts'
 import * as lifecycle from './lifecycle.ts'
 import * as management from './management.ts'
 import type { ManagementHandler } from './management.ts'
@@ -28,6 +29,8 @@ export type Route =
       readonly whenLocked?: boolean
     }
 
+const KEY_STORE_FIELDS = ['settings', 'secret', 'keepsOpenKeys'] as const
+
 export const ROUTES: readonly Route[] = [
   { kind: 'operation', path: '/v1/encrypt', op: 'encrypt' },
   { kind: 'operation', path: '/v1/decrypt', op: 'decrypt' },
@@ -35,7 +38,13 @@ export const ROUTES: readonly Route[] = [
   { kind: 'operation', path: '/v1/data-keys', op: 'data-keys' },
   { kind: 'operation', path: '/v1/batch', op: 'batch' },
 
-  manage('post', '/v1/keys', 'CreateKey', management.createKey, ['description', 'alias', 'tags']),
+  manage('post', '/v1/keys', 'CreateKey', management.createKey, [
+    'description',
+    'alias',
+    'tags',
+    'keyStore',
+    'externalKeyId',
+  ]),
   manage('get', '/v1/keys', 'ListKeys', management.listKeys),
   manage('get', '/v1/keys/:name', 'DescribeKey', management.describeKey),
   manage('post', '/v1/keys/:name/enable', 'EnableKey', management.enableKey),
@@ -98,6 +107,30 @@ export const ROUTES: readonly Route[] = [
   ]),
   manage('post', '/v1/grants/:name/retire', 'RetireGrant', grants.retireGrant),
   manage('del', '/v1/grants/:name', 'RevokeGrant', grants.revokeGrant),
+  manage('get', '/v1/key-stores', 'DescribeCustomKeyStores', keyStores.listKeyStores),
+  manage('post', '/v1/key-stores', 'CreateCustomKeyStore', keyStores.createKeyStore, [
+    'name',
+    'kind',
+    ...KEY_STORE_FIELDS,
+  ]),
+  manage('get', '/v1/key-stores/:name', 'DescribeCustomKeyStores', keyStores.describeKeyStore),
+  manage('put', '/v1/key-stores/:name', 'UpdateCustomKeyStore', keyStores.updateKeyStore, [
+    'name',
+    ...KEY_STORE_FIELDS,
+  ]),
+  manage(
+    'post',
+    '/v1/key-stores/:name/connect',
+    'ConnectCustomKeyStore',
+    keyStores.connectKeyStore,
+  ),
+  manage(
+    'post',
+    '/v1/key-stores/:name/disconnect',
+    'DisconnectCustomKeyStore',
+    keyStores.disconnectKeyStore,
+  ),
+  manage('del', '/v1/key-stores/:name', 'DeleteCustomKeyStore', keyStores.deleteKeyStore),
   manage('get', '/v1/tokens', 'ListTokens', management.listTokens),
   manage('post', '/v1/tokens', 'CreateToken', management.createToken, [
     'name',

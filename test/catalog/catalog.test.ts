@@ -10,6 +10,7 @@ import { readKey } from '../../dist/catalog/keys.js'
 import { LocalKeyStore } from '../../dist/key-stores/local.js'
 import { SecretSealer } from '../../dist/key-stores/secret-sealer.js'
 import { createNodeCrypto } from '../../dist/crypto/node-crypto.js'
+import { KeyStores } from '../../dist/kms/key-stores.js'
 import { Kms } from '../../dist/kms/kms.js'
 import { AccessKeys } from '../../dist/kms/access-keys.js'
 import { Tokens } from '../../dist/kms/tokens.js'
@@ -83,7 +84,16 @@ describeCatalogs('migrations', (place) => {
     const crypto = createNodeCrypto()
     const root = crypto.importKey(new Uint8Array(32).fill(7))
     const sealer = new SecretSealer(crypto, root)
-    const kms = new Kms(catalog, [new LocalKeyStore(crypto, root)], sealer)
+    const keyStores = await KeyStores.load({
+      catalog,
+      sealer,
+      local: new LocalKeyStore(crypto, root),
+      openKeyStore: () => Promise.reject(new Error('there is none')),
+      modules: new Set(),
+      nowMs: Date.now,
+      log: () => undefined,
+    })
+    const kms = new Kms(catalog, keyStores, sealer)
     await kms.createKey({ alias: 'alias/a', tags: new Map([['k', 'v']]), description: 'd' })
     await new Tokens(catalog).create({ name: 'n', actions: ['*'], keys: ['*'] })
     await new AccessKeys(catalog, sealer).create({
@@ -113,6 +123,8 @@ describeCatalogs('migrations', (place) => {
       'destroyed',
       'removals',
       'nodes',
+      'materialsToDestroy',
+      'keyStores',
       'wrapReservations',
       'keyUses',
       'importParameters',

@@ -40,6 +40,7 @@ beforeAll(async () => {
       rotationPeriodDays: null,
       nextRotationAtMs: null,
       keyStore: 'local',
+      externalKeyId: null,
       currentVersion: 1,
       createdAtMs: 1,
       changeNumber,

@@ -50,6 +50,7 @@ class CountingStore implements KeyStore {
 
   readonly createKeyMaterial = notAskedFor
   readonly importKeyMaterial = notAskedFor
+  readonly destroyKeyMaterial = notAskedFor
   wrapKey(_material: KeyMaterial, aad: Uint8Array, key: KeyHandle): Promise<Uint8Array> {
     this.wraps++
     return this.#answer(() => this.#crypto.wrapKey(this.#key, aad, key))
@@ -109,6 +110,7 @@ function keyOf(changes: Partial<KmsKey> = {}): KmsKey {
     description: '',
     createdAtMs: 0,
     keyStore: 'counting',
+    externalKeyId: undefined,
     currentVersion: 1,
     materialValidToMs: undefined,
     materials: new Map(

@@ -101,6 +101,9 @@ export class GatedStore implements KeyStore {
   generateMac(...[material, algorithm, message]: Arguments<'generateMac'>) {
     return this.#through('generateMac', () => this.#inner.generateMac(material, algorithm, message))
   }
+  destroyKeyMaterial(material: KeyMaterial) {
+    return this.#through('destroyKeyMaterial', () => this.#inner.destroyKeyMaterial(material))
+  }
   forget(kmsKeyId: Uint8Array): void {
     this.#inner.forget(kmsKeyId)
   }

@@ -33,6 +33,8 @@ export type KeyOperation =
       readonly kind: 'create'
       readonly wrapping: { readonly mechanism: number; readonly ivMode: IvMode } | undefined
     }
+  /** That it is gone already is well. */
+  | { readonly kind: 'destroy' }
   /** Output: the store part. */
   | { readonly kind: 'encrypt'; readonly mechanism: number; readonly ivMode: IvMode }
   /** Input: the store part. */

@@ -91,6 +91,16 @@ export async function createKey(
   }
 }
 
+/** In a session that can write. */
+export function destroyKeyOf(cryptoki: Cryptoki, slot: Handle, key: TokenKey): void {
+  const session = cryptoki.C_OpenSession(slot, CKF.SERIAL_SESSION | CKF.RW_SESSION)
+  try {
+    destroyKey(cryptoki, session, key)
+  } finally {
+    cryptoki.C_CloseSession(session)
+  }
+}
+
 function destroyKey(cryptoki: Cryptoki, session: Handle, key: TokenKey): void {
   for (const handle of search(cryptoki, session, key)) cryptoki.C_DestroyObject(session, handle)
 }

@@ -18,7 +18,7 @@ import {
   signingMechanism,
   signWith,
 } from './private-keys.ts'
-import { createKey, findKey, isKey } from './token-keys.ts'
+import { createKey, destroyKeyOf, findKey, isKey } from './token-keys.ts'
 import { Token, type OpenToken } from './token.ts'
 
 const port = parentPort as MessagePort
@@ -118,11 +118,17 @@ function tokenOf(number: number): Token {
 }
 
 async function use(token: Token, call: KeyCall, number: number): Promise<FromWorker> {
-  const outputBytes = await token.perform((open, session) =>
-    call.operation.kind === 'create'
-      ? create(token, open, call, call.operation.wrapping)
-      : useKey(token, open, session, call),
-  )
+  const outputBytes = await token.perform(async (open, session) => {
+    switch (call.operation.kind) {
+      case 'create':
+        return create(token, open, call, call.operation.wrapping)
+      case 'destroy':
+        destroyKeyOf((library as Library).cryptoki, open.slot, call.key)
+        return 0
+      default:
+        return useKey(token, open, session, call)
+    }
+  })
   return { kind: 'done', call: number, outputBytes }
 }
 
@@ -191,6 +197,7 @@ function operate(
     case 'derive':
       return deriveSecret(call)
     case 'create':
-      throw new KeyfoldError('INTERNAL', 'a key that is made is not used')
+    case 'destroy':
+      throw new KeyfoldError('INTERNAL', 'a key that is made or destroyed is not used')
   }
 }

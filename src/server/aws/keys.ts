@@ -3,9 +3,11 @@ import { traitsOf, type KeySpec, type KeyUsage } from '../../crypto/key-spec.ts'
 import { KeyfoldError } from '../../errors.ts'
 import { materialId } from '../../kms/reference.ts'
 import { LIST_PAGE_MAX } from '../../limits.ts'
-import type { KmsKey, RequestAttributes } from '../../kms/kms-key.ts'
+import { KINDS } from '../../kms/key-store-kinds.ts'
+import type { KeyOrigin, KmsKey, RequestAttributes } from '../../kms/kms-key.ts'
 import type { Call } from './call.ts'
-import { KEY_ID, keySpec, paging, readTags, supported, tags } from './members.ts'
+import { keyStoreById, keyStoreMembersOf } from './key-stores.ts'
+import { customKeyStoreId, KEY_ID, keySpec, paging, readTags, supported, tags } from './members.ts'
 import { free, keyed, seconds, type Operation, type Output } from './operation.ts'
 import { acceptPolicy, bypassParameter, checkPolicy, POLICY_MEMBERS } from './policies.ts'
 import { flag, oneOf, optional, required, text } from './shapes.ts'
@@ -28,8 +30,8 @@ export const KEY_OPERATIONS: readonly Operation[] = [
       CustomerMasterKeySpec: optional(keySpec),
       KeyUsage: optional(keyUsage),
       Origin: optional(oneOf('AWS_KMS', 'EXTERNAL', 'AWS_CLOUDHSM', 'EXTERNAL_KEY_STORE')),
-      CustomKeyStoreId: optional(text({ min: 1, max: 64 })),
-      XksKeyId: optional(text({ min: 1, max: 128 })),
+      CustomKeyStoreId: optional(customKeyStoreId),
+      XksKeyId: optional(text({ min: 1, max: 128, pattern: /^[a-zA-Z0-9._-]+$/ })),
       MultiRegion: optional(flag),
       ...POLICY_MEMBERS,
       Tags: optional(tags),
@@ -44,9 +46,7 @@ export const KEY_OPERATIONS: readonly Operation[] = [
       }
       authorizeNewKey(call, { parameters, tags: given })
       const spec = supported(wanted)
-      if (origin === 'AWS_CLOUDHSM' || origin === 'EXTERNAL_KEY_STORE') {
-        throw new KeyfoldError('OPERATION_UNSUPPORTED', 'there are no custom key stores yet')
-      }
+      checkKeyStore(call, { ...input, origin, spec, multiRegion })
       if (input.Policy !== undefined) checkPolicy(input.Policy)
       const kmsKey = await call.engine.kms.createKey({
         description: input.Description,
@@ -54,6 +54,8 @@ export const KEY_OPERATIONS: readonly Operation[] = [
         keySpec: spec,
         keyUsage: usageOf(spec, input.KeyUsage),
         origin,
+        keyStore: input.CustomKeyStoreId,
+        externalKeyId: input.XksKeyId,
         multiRegion,
         region: call.region,
         policy: input.Policy,
@@ -96,6 +98,52 @@ export const KEY_OPERATIONS: readonly Operation[] = [
     },
   ),
 ]
+
+/** AWS KMS, CreateKey: which members belong together, and what no custom key store takes. */
+function checkKeyStore(
+  call: Call,
+  key: {
+    readonly CustomKeyStoreId: string | undefined
+    readonly XksKeyId: string | undefined
+    readonly origin: KeyOrigin
+    readonly spec: KeySpec
+    readonly multiRegion: boolean
+  },
+): void {
+  const { CustomKeyStoreId: id, XksKeyId: externalKeyId, origin, spec, multiRegion } = key
+  const isCustom = origin === 'AWS_CLOUDHSM' || origin === 'EXTERNAL_KEY_STORE'
+  if (isCustom !== (id !== undefined)) {
+    throw malformed(
+      isCustom
+        ? `CustomKeyStoreId is required when Origin is ${origin}`
+        : `CustomKeyStoreId is not valid when Origin is ${origin}`,
+    )
+  }
+  if ((origin === 'EXTERNAL_KEY_STORE') !== (externalKeyId !== undefined)) {
+    throw malformed(
+      externalKeyId === undefined
+        ? 'XksKeyId is required when Origin is EXTERNAL_KEY_STORE'
+        : `XksKeyId is not valid when Origin is ${origin}`,
+    )
+  }
+  if (id === undefined) return
+  if (multiRegion || spec !== 'SYMMETRIC_DEFAULT') {
+    throw new KeyfoldError(
+      'OPERATION_UNSUPPORTED',
+      'a custom key store has single-Region keys of KeySpec SYMMETRIC_DEFAULT only',
+    )
+  }
+  const { type } = KINDS[keyStoreById(call, id).kind]
+  if (origin === type) return
+  throw new KeyfoldError(
+    'OPERATION_UNSUPPORTED',
+    `Origin ${origin} is not that of the keys in ${id}: ${type}`,
+  )
+}
+
+function malformed(detail: string): KeyfoldError {
+  return new KeyfoldError('REQUEST_MALFORMED', detail)
+}
 
 /** Throws what AWS KMS answers; kms.ts would do, and takes a key spec with one usage without it. */
 function usageOf(spec: KeySpec, usage: ReturnType<typeof keyUsage> | undefined): KeyUsage {
@@ -149,7 +197,10 @@ export function authorizeNewKey(
 
 /** KeyMetadata of a key, with the family of a multi-Region key. */
 export async function describeKey(call: Call, kmsKey: KmsKey): Promise<Output> {
-  const metadata = metadataOf(kmsKey, call.engine.config.account)
+  const metadata = {
+    ...metadataOf(kmsKey, call.engine.config.account),
+    ...keyStoreMembersOf(call, kmsKey),
+  }
   if (kmsKey.multiRegion === undefined) return metadata
   const family = await call.engine.kms.replicas.family(kmsKey)
   const ofType = (wanted: 'PRIMARY' | 'REPLICA') =>

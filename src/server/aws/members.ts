@@ -56,6 +56,7 @@ export function paging(limitMax: number) {
   } as const
 }
 
+export const customKeyStoreId = text({ min: 1, max: 64 })
 export const arn = text({ min: 20, max: 2_048 })
 export const aliasName = text({ min: 1, max: 256 })
 /** The quota is 32 KiB; what is longer is refused as a policy, not as a member. */

@@ -4,6 +4,7 @@ import { ASYMMETRIC_OPERATIONS } from './asymmetric.ts'
 import { DELETION_OPERATIONS } from './deletion.ts'
 import { GRANT_OPERATIONS } from './grants.ts'
 import { IMPORT_OPERATIONS } from './imports.ts'
+import { KEY_STORE_OPERATIONS } from './key-stores.ts'
 import { KEY_OPERATIONS } from './keys.ts'
 import type { Operation } from './operation.ts'
 import { POLICY_OPERATIONS } from './policies.ts'
@@ -26,6 +27,7 @@ export const OPERATIONS: ReadonlyMap<string, Operation> = new Map(
     ...SYMMETRIC_OPERATIONS,
     ...ASYMMETRIC_OPERATIONS,
     ...IMPORT_OPERATIONS,
+    ...KEY_STORE_OPERATIONS,
     ...UNSUPPORTED_OPERATIONS,
   ].map((operation) => [operation.name, operation]),
 )

@@ -170,7 +170,7 @@ export const SYMMETRIC_OPERATIONS: readonly Operation[] = [
     async (call, input) => {
       call.authorizeService('kms:GenerateRandom')
       if (input.CustomKeyStoreId !== undefined) {
-        throw new KeyfoldError('OPERATION_UNSUPPORTED', 'there are no custom key stores')
+        throw new KeyfoldError('OPERATION_UNSUPPORTED', 'key stores are not asked for random bytes')
       }
       const { NumberOfBytes: bytes } = input
       if (bytes === undefined) {

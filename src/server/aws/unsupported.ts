@@ -6,30 +6,13 @@ import { KeyfoldError } from '../../errors.ts'
 import { KEY_ID } from './members.ts'
 import { free, type Operation } from './operation.ts'
 
-/** Which key store keeps keys is for whoever runs the server to say, in its configuration. */
-const CUSTOM_KEY_STORES = 'key stores are configured, not created by callers'
-
 /** ML-KEM needs OpenSSL 3.5; that of Node 20 is 3.0 (see key-spec.ts). */
 const ENCAPSULATION = 'there are no keys of ENCAPSULATE_DECAPSULATE'
 
-export const UNSUPPORTED_OPERATIONS: readonly Operation[] = [
-  ...[
-    'CreateCustomKeyStore',
-    'ConnectCustomKeyStore',
-    'DisconnectCustomKeyStore',
-    'DescribeCustomKeyStores',
-    'UpdateCustomKeyStore',
-    'DeleteCustomKeyStore',
-  ].map((name) =>
-    free(name, {}, async (call) => {
-      call.authorizeService(`kms:${name}`)
-      throw new KeyfoldError('OPERATION_UNSUPPORTED', CUSTOM_KEY_STORES)
-    }),
-  ),
-  ...['Encapsulate', 'Decapsulate'].map((name) =>
+export const UNSUPPORTED_OPERATIONS: readonly Operation[] = ['Encapsulate', 'Decapsulate'].map(
+  (name) =>
     free(name, { ...KEY_ID }, async (call, { KeyId }) => {
       await call.key(KeyId, `kms:${name}`)
       throw new KeyfoldError('OPERATION_UNSUPPORTED', ENCAPSULATION)
     }),
-  ),
-]
+)

@@ -86,6 +86,7 @@ export function keyOf(fields: Partial<KmsKey> = {}): KmsKey {
     description: '',
     createdAtMs: 0,
     keyStore: 'local',
+    externalKeyId: undefined,
     currentVersion: 1,
     materials: new Map(),
     materialValidToMs: undefined,

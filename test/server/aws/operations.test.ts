@@ -28,15 +28,8 @@ describe('an operation that is not supported', () => {
     const nobody = await clientOf(service, 'nobody')
     const { KeyMetadata } = await root.send(new sdk.CreateKeyCommand({}))
     const KeyId = KeyMetadata?.Arn
-    const CustomKeyStoreId = 'cks-1234567890abcdef0'
     const EncapsulationAlgorithm = 'ML_KEM'
     const asked: readonly ((client: sdk.KMSClient) => Promise<unknown>)[] = [
-      (client) => client.send(new sdk.CreateCustomKeyStoreCommand({ CustomKeyStoreName: 'one' })),
-      (client) => client.send(new sdk.ConnectCustomKeyStoreCommand({ CustomKeyStoreId })),
-      (client) => client.send(new sdk.DisconnectCustomKeyStoreCommand({ CustomKeyStoreId })),
-      (client) => client.send(new sdk.DescribeCustomKeyStoresCommand({})),
-      (client) => client.send(new sdk.UpdateCustomKeyStoreCommand({ CustomKeyStoreId })),
-      (client) => client.send(new sdk.DeleteCustomKeyStoreCommand({ CustomKeyStoreId })),
       (client) => client.send(new sdk.EncapsulateCommand({ KeyId, EncapsulationAlgorithm })),
       (client) =>
         client.send(
