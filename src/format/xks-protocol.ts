@@ -19,8 +19,10 @@ export function isXksPrefix(prefix: string): boolean {
   return characters <= XKS_PATH_CHARACTERS_MAX && PREFIX_PATTERN.test(prefix)
 }
 
+/** Not `.` or `..`, of which a path is made another one (RFC 3986 §5.2.4). */
 export function isExternalKeyId(id: string): boolean {
-  return id.length <= EXTERNAL_KEY_ID_CHARACTERS_MAX && EXTERNAL_KEY_ID_PATTERN.test(id)
+  if (id.length > EXTERNAL_KEY_ID_CHARACTERS_MAX || id === '.' || id === '..') return false
+  return EXTERNAL_KEY_ID_PATTERN.test(id)
 }
 
 /** Every error of the API, with its status. */
