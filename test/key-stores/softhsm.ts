@@ -9,6 +9,13 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { describe, expect, test } from 'vitest'
 
+import {
+  loadCryptoki,
+  type Cryptoki,
+  type Handle,
+  type Mechanism,
+} from '../../dist/key-stores/pkcs11/cryptoki.js'
+
 const MODULES = [
   '/usr/lib/softhsm/libsofthsm2.so',
   '/usr/lib/x86_64-linux-gnu/softhsm/libsofthsm2.so',
@@ -44,6 +51,27 @@ export interface SoftToken {
   tool(...words: readonly string[]): string
   /** Takes the directory away. */
   remove(): void
+}
+
+interface Library extends Cryptoki {
+  C_CloseAllSessions(slot: Handle): void
+  C_DigestInit(session: Handle, mechanism: Mechanism): void
+  C_Logout(session: Handle): void
+}
+
+/** The same library, in the hands of somebody else in the process. */
+export function strangerIn(token: SoftToken): {
+  readonly library: Library
+  readonly slotOf: () => Handle
+} {
+  const library = loadCryptoki(token.module) as Library
+  const slotOf = (): Handle => {
+    const slots = library.C_GetSlotList(true)
+    const slot = slots.find((one) => library.C_GetTokenInfo(one).label.trimEnd() === token.label)
+    if (slot === undefined) throw new Error('the token is gone')
+    return slot
+  }
+  return { library, slotOf }
 }
 
 export const PIN = '27182818'
