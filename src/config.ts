@@ -451,6 +451,11 @@ export function takeSecret(name: string): string | undefined {
   return secret
 }
 
+/** Whether a command that can do without one is told of a server. */
+export function isServerNamed(flags: { readonly token?: string }): boolean {
+  return (flags.token ?? process.env['KEYFOLD_TOKEN'] ?? '') !== ''
+}
+
 /** How the command line finds a server. Throws CONFIG_INVALID, saying what to type. */
 export function clientSettings(flags: { readonly url?: string; readonly token?: string }): {
   readonly url: string

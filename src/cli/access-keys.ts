@@ -4,7 +4,7 @@ import type { Command } from 'commander'
 import type { PlainValue } from '../format/msgpack.ts'
 import { XKS_API_PATH } from '../format/xks-protocol.ts'
 import { addConnectFlags, withServer, type ConnectFlags } from './connect.ts'
-import { seconds } from './flags.ts'
+import { whole } from './flags.ts'
 import { print, printJson, printRows, showTime } from './output.ts'
 
 interface AccessKeysFlags extends ConnectFlags {
@@ -40,7 +40,7 @@ export function addAccessKeys(program: Command): void {
       'for AWS KMS to sign with, as it uses this server as an external key store proxy: /PREFIX, or / for none. ' +
         'Prints the configuration file that the AWS KMS console takes',
     )
-    .option('--expires-in <seconds>', 'never, if not given', seconds)
+    .option('--expires-in <seconds>', 'never, if not given', whole)
     .action((flags: CreateFlags) =>
       withServer(flags, async (keyfold) => {
         const created = (await keyfold.manage('POST', '/v1/access-keys', {

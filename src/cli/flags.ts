@@ -15,7 +15,8 @@ export function addPair(pair: string, pairs: Pairs = {}): Pairs {
   return Object.fromEntries([...Object.entries(pairs), [key, pair.slice(at + 1)]])
 }
 
-export function seconds(text: string): number {
+/** A whole number from 1. */
+export function whole(text: string): number {
   if (!/^[1-9]\d*$/.test(text)) throw new InvalidArgumentError('A whole number is needed.')
   return Number(text)
 }

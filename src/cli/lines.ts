@@ -17,7 +17,8 @@ import { MESSAGE_BYTES_MAX, WRAPPED_KEY_BYTES_MAX } from '../limits.ts'
 import { addConnectFlags, withServer, type ConnectFlags } from './connect.ts'
 import { LineError } from './output.ts'
 import { addPair, type Pairs } from './flags.ts'
-import { fromBase64, LineSplitter, type TakeRecord } from './records.ts'
+import { Progress } from './progress.ts'
+import { frameRecord, fromBase64, LineSplitter, recordOf, type TakeRecord } from './records.ts'
 
 interface LinesFlags extends ConnectFlags {
   readonly lines?: boolean
@@ -39,7 +40,7 @@ Example:
       run(flags, {
         lineBytesMax: MESSAGE_BYTES_MAX,
         messageOf: asIs,
-        lineOf: toBase64,
+        lineOf: (ciphertext) => recordOf('lines', ciphertext),
         convert: async (keyfold, plaintexts) => {
           const { key, context } = flags
           return (await keyfold.encryptBatch(key, plaintexts, { context })).ciphertexts
@@ -105,7 +106,7 @@ const STREAM_LIMITS = { messagesMax: 1_024, bytesMax: 2 ** 20, waitMs: 5, batche
 
 function run(flags: LinesFlags, direction: Direction): Promise<void> {
   return withServer(flags, async (keyfold) => {
-    const progress = createProgress()
+    const progress = new Progress('messages', process.stderr.isTTY && !process.stdout.isTTY)
     /** The first line that failed. Those before it still travel, and one of them may fail later. */
     let failed: { readonly index: number; readonly error: Error } | undefined
     const fail = (error: Error, index: number): void => {
@@ -124,7 +125,7 @@ function run(flags: LinesFlags, direction: Direction): Promise<void> {
       fail,
     )
     const written = joinLines(direction, (index) => {
-      progress.count()
+      progress.add(1)
       return failed === undefined || index < failed.index
     })
     // Not a part of the pipeline, which would take the early end of the input for a broken one.
@@ -177,50 +178,12 @@ function joinLines({ lineOf }: Direction, wanted: (index: number) => boolean): T
   return new Transform({
     writableObjectMode: true,
     transform(message: Uint8Array, _encoding, done: TransformCallback) {
-      if (wanted(index++)) this.push(Buffer.concat([lineOf(message), NEWLINE_BYTES]))
+      if (wanted(index++)) this.push(Buffer.concat(frameRecord('lines', lineOf(message))))
       done()
     },
   })
 }
 
-const NEWLINE_BYTES = Buffer.of(0x0a)
-
 function asIs(bytes: Uint8Array): Uint8Array {
   return bytes
-}
-
-function toBase64(bytes: Uint8Array): Uint8Array {
-  return Buffer.from(Buffer.from(bytes).toString('base64'), 'latin1')
-}
-
-const PROGRESS_AFTER_MS = 2_000
-const PROGRESS_EVERY_MS = 250
-
-/** A count on stderr once it takes long, and only where a person watches and the lines go elsewhere. */
-function createProgress(): { count(): void; end(): void } {
-  const started = performance.now()
-  const watched = process.stderr.isTTY && !process.stdout.isTTY
-  let messages = 0
-  let shown = false
-  const show = (): void => {
-    shown = true
-    const perSecond = Math.round(messages / ((performance.now() - started) / 1000))
-    process.stderr.write(
-      `\r${messages.toLocaleString('en')} messages, ${perSecond.toLocaleString('en')}/s `,
-    )
-  }
-  let timer: NodeJS.Timeout | undefined
-  const starter = setTimeout(() => {
-    if (watched) timer = setInterval(show, PROGRESS_EVERY_MS)
-  }, PROGRESS_AFTER_MS)
-  return {
-    count: () => {
-      messages++
-    },
-    end: () => {
-      clearTimeout(starter)
-      clearInterval(timer)
-      if (shown) process.stderr.write('\n')
-    },
-  }
 }

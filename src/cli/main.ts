@@ -16,6 +16,7 @@ import { addLines } from './lines.ts'
 import { addLock } from './lock.ts'
 import { failWith } from './output.ts'
 import { addIdentityPolicies, addPolicy } from './policies.ts'
+import { addRewrap } from './rewrap/rewrap.ts'
 import { addServe } from './serve.ts'
 import { addTokens } from './tokens.ts'
 
@@ -53,6 +54,7 @@ addPolicy(program)
 addIdentityPolicies(program)
 addLines(program)
 addInspect(program)
+addRewrap(program)
 addLock(program)
 addAudit(program)
 addDemo(program)

@@ -3,6 +3,7 @@
  * they come and hands out each record with the offset behind it, where reading may begin again another day.
  */
 import { KeyfoldError } from '../errors.ts'
+import { MsgpackWriter } from '../format/msgpack.ts'
 import { CONTEXT_BYTES_MAX, REQUEST_BYTES_MAX_DEFAULT } from '../limits.ts'
 
 export interface Splitter {
@@ -170,3 +171,17 @@ export function createSplitter(format: RecordFormat, offset = 0): Splitter {
     ? new LineSplitter(4 * Math.ceil(RECORD_BYTES_MAX / 3) + 1, offset)
     : new MsgpackSplitter(RECORD_BYTES_MAX, offset)
 }
+
+/** The record that a ciphertext is in this format. */
+export function recordOf(format: RecordFormat, ciphertext: Uint8Array): Uint8Array {
+  if (format === 'msgpack') return ciphertext
+  return Buffer.from(Buffer.from(ciphertext).toString('base64'), 'latin1')
+}
+
+/** A record with what tells it from the next one. */
+export function frameRecord(format: RecordFormat, record: Uint8Array): readonly Uint8Array[] {
+  if (format === 'lines') return [record, NEWLINE_BYTES]
+  return [new MsgpackWriter(Buffer.alloc(5)).binHead(record.length).written(), record]
+}
+
+const NEWLINE_BYTES = Buffer.of(NEWLINE)

@@ -3,7 +3,7 @@ import type { Command } from 'commander'
 
 import type { PlainValue } from '../format/msgpack.ts'
 import { addConnectFlags, withServer, type ConnectFlags } from './connect.ts'
-import { seconds } from './flags.ts'
+import { whole } from './flags.ts'
 import { print, printJson, printRows, showTime } from './output.ts'
 
 interface TokensFlags extends ConnectFlags {
@@ -37,7 +37,7 @@ export function addTokens(program: Command): void {
     .option('--principal <arn>', 'arn:aws:iam::ACCOUNT:user/NAME')
     .option('--actions <list>', 'patterns, with commas', 'kms:Encrypt,kms:Decrypt')
     .option('--keys <list>', 'key ids, ARNs or patterns of ARNs, with commas', '*')
-    .option('--expires-in <seconds>', 'never, if not given', seconds)
+    .option('--expires-in <seconds>', 'never, if not given', whole)
     .addHelpText(
       'after',
       `

@@ -75,6 +75,8 @@ export interface ReEncryptOptions extends CallOptions {
   readonly mode: 'rewrap' | 'fresh'
   /** fresh only. */
   readonly newContext?: EncryptionContext | undefined
+  /** fresh only, 1 where absent; a re-wrap keeps it. */
+  readonly suite?: 1 | 2 | undefined
   readonly keyEntries?: readonly Uint8Array[] | undefined
 }
 
@@ -190,8 +192,8 @@ export class Keyfold {
     ciphertexts: Messages,
     options: ReEncryptOptions,
   ): Promise<ReEncryptedBatch> {
-    const { mode, context, newContext, keyEntries, signal } = options
-    const fields = { key, mode, context, newContext, keyEntries, ciphertexts }
+    const { mode, context, newContext, suite, keyEntries, signal } = options
+    const fields = { key, mode, context, newContext, suite, keyEntries, ciphertexts }
     const answer = await this.#call('/v1/re-encrypt', fields, signal)
     return {
       keyId: answer.keyId ?? '',
@@ -206,8 +208,8 @@ export class Keyfold {
     packed: Uint8Array,
     options: Omit<ReEncryptOptions, 'keyEntries'>,
   ): Promise<PackedBatch> {
-    const { mode, context, newContext, signal } = options
-    const fields = { key, mode, context, newContext, packed }
+    const { mode, context, newContext, suite, signal } = options
+    const fields = { key, mode, context, newContext, suite, packed }
     const answer = await this.#call('/v1/re-encrypt', fields, signal)
     return { keyId: answer.keyId ?? '', packed: presentOf(answer.packed) }
   }
