@@ -31,6 +31,7 @@ import { IdentityPolicies } from './kms/identity-policies.ts'
 import { guardSettingsOf } from './kms/key-store-kinds.ts'
 import type { OpenKeyStore } from './kms/key-store-opener.ts'
 import { KeyStores } from './kms/key-stores.ts'
+import { keyStoreOpener } from './kms/open-key-store.ts'
 import { KeyUses } from './kms/key-uses.ts'
 import { Kms } from './kms/kms.ts'
 import { Scheduler } from './kms/scheduler.ts'
@@ -122,7 +123,9 @@ async function openOn(
   const catalog = shared ?? (await openCatalog(config))
   const { wallClockMs = Date.now, log } = options
   const wraps = new WrapBudgets(catalog, { log, onWornOut: () => scheduler.wake() })
-  const openKeyStore = options.keyStoreOpener?.(crypto) ?? openNoKeyStore
+  const openKeyStore =
+    options.keyStoreOpener?.(crypto) ??
+    keyStoreOpener({ crypto, location: catalog, pkcs11Modules: config.pkcs11Modules })
   const keyStores = await KeyStores.load({
     catalog,
     sealer: secretSealer,
@@ -313,8 +316,4 @@ function recordNoticed(
   }
   // A log that takes nothing says so itself.
   audit.recordDurably(event).catch(() => undefined)
-}
-
-const openNoKeyStore: OpenKeyStore = async ({ kind }) => {
-  throw new KeyfoldError('OPERATION_UNSUPPORTED', `key stores of ${kind} are not built in`)
 }

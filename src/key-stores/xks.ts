@@ -203,6 +203,9 @@ class XksKeyStore implements KeyStore {
     throw unusable(material)
   }
 
+  /** The key was the other side's before, and stays theirs. */
+  async destroyKeyMaterial(): Promise<void> {}
+
   forget(): void {
     // Nothing of a KMS key is kept.
   }

@@ -45,7 +45,11 @@ const GUARD = {
 }
 
 const PRINTABLE = /^[\x21-\x7e]+$/
-const HTTPS_URL = /^https:\/\/[A-Za-z0-9.-]+(:\d{1,5})?(\/[A-Za-z0-9/._-]*)?$/
+/** Keys travel there: plain HTTP is for loopback. */
+const URL_PATTERN =
+  /^(https:\/\/[A-Za-z0-9.-]+|http:\/\/(localhost|127\.0\.0\.1))(:\d{1,5})?(\/[A-Za-z0-9/._-]*)?$/
+const CERTIFICATES =
+  /^(-----BEGIN CERTIFICATE-----\s[A-Za-z0-9+/=\s]+-----END CERTIFICATE-----\s*)+$/
 
 export const KINDS: Readonly<Record<KeyStoreKind, Kind>> = {
   pkcs11: {
@@ -53,10 +57,7 @@ export const KINDS: Readonly<Record<KeyStoreKind, Kind>> = {
     settings: {
       ...GUARD,
       module: required(/^[A-Za-z0-9_-]{1,64}$/, 'the name of a configured PKCS#11 module'),
-      trustAnchorCertificate: optional(
-        /^-----BEGIN CERTIFICATE-----\s[\s\S]+-----END CERTIFICATE-----\s*$/,
-        'a certificate in PEM',
-      ),
+      trustAnchorCertificate: optional(CERTIFICATES, 'a certificate in PEM'),
     },
     secret: { pattern: /^[^\0]{1,255}$/, needed: 'the PIN of the user', required: false },
     tried: false,
@@ -67,14 +68,18 @@ export const KINDS: Readonly<Record<KeyStoreKind, Kind>> = {
     settings: {
       ...GUARD,
       uriEndpoint: required(
-        /^https:\/\/[A-Za-z0-9.-]{1,120}(:\d{1,5})?$/,
-        'https:// and a host, without a path',
+        /^(https:\/\/[A-Za-z0-9.-]{1,120}|http:\/\/(localhost|127\.0\.0\.1))(:\d{1,5})?$/,
+        'https:// and a host, without a path; http:// on loopback only',
       ),
       uriPath: required(
         /^(?=.{10,128}$)(\/[A-Za-z0-9/_-]+)?\/kms\/xks\/v\d{1,2}$/,
         'a path that ends with /kms/xks/v1',
       ),
       accessKeyId: required(/^[A-Z2-7]{20,30}$/, '20 to 30 characters of A-Z and 2-7'),
+      certificateAuthority: optional(
+        CERTIFICATES,
+        'certificates in PEM that the proxy is trusted by',
+      ),
     },
     secret: {
       pattern: /^[A-Za-z0-9+/=]{43,64}$/,
@@ -90,7 +95,8 @@ export const KINDS: Readonly<Record<KeyStoreKind, Kind>> = {
       ...GUARD,
       region: required(/^[a-z0-9-]{1,32}$/, 'a region name'),
       accessKeyId: required(/^[A-Za-z0-9]{16,128}$/, 'an access key id'),
-      endpoint: optional(HTTPS_URL, 'an https:// URL'),
+      endpoint: optional(URL_PATTERN, 'an https:// URL; http:// on loopback only'),
+      createsKeys: optional(FLAG, 'false: each KMS key names a key that is there already'),
     },
     secret: { pattern: PRINTABLE, needed: 'a secret access key', required: true },
     tried: false,
@@ -100,7 +106,7 @@ export const KINDS: Readonly<Record<KeyStoreKind, Kind>> = {
     type: 'EXTERNAL_KEY_STORE',
     settings: {
       ...GUARD,
-      url: required(HTTPS_URL, 'an https:// URL'),
+      url: required(URL_PATTERN, 'an https:// URL; http:// on loopback only'),
       mount: optional(/^[A-Za-z0-9/_.-]{1,128}$/, 'the path of the mount'),
       namespace: optional(/^[A-Za-z0-9/_.-]{1,128}$/, 'a namespace'),
     },

@@ -15,6 +15,8 @@ export type PinSource =
   | { readonly source: 'environment'; readonly name: string }
   /** Of a shell; the PIN is what it prints. */
   | { readonly source: 'command'; readonly command: string }
+  /** It is kept sealed elsewhere; what `open` gives is filled with zeros after use. */
+  | { readonly source: 'sealed'; readonly open: () => Uint8Array }
 
 export interface Pin {
   /** UTF-8, without the newline that ends a file. The caller fills it with zeros. Throws CONFIG_INVALID. */
@@ -33,6 +35,8 @@ export function pinOf(crypto: Crypto, source: PinSource): Pin {
       return keptPin(crypto, source.name)
     case 'file':
       return { read: () => readPinFile(source.file), forget: () => undefined }
+    case 'sealed':
+      return { read: async () => source.open(), forget: () => undefined }
     case 'command':
       return { read: () => askCommand(source.command), forget: () => undefined }
   }
