@@ -21,7 +21,7 @@ import type { Envelope } from './envelope/batch.ts'
 import { createEnvelope } from './envelope/envelope.ts'
 import { KeyfoldError } from './errors.ts'
 import type { GuardFigures } from './key-stores/guard.ts'
-import { GuardedKeyStore } from './key-stores/guarded.ts'
+import { GuardedKeyStore, type GuardedStoreSettings } from './key-stores/guarded.ts'
 import { LocalKeyStore } from './key-stores/local.ts'
 import { readRootKey } from './key-stores/root-key.ts'
 import { SecretSealer } from './key-stores/secret-sealer.ts'
@@ -64,6 +64,8 @@ export interface EngineOptions {
   readonly wallClockMs?: () => number
   /** What opens key stores beside the local one; what there is of kinds where absent. */
   readonly keyStoreOpener?: (crypto: Crypto) => OpenKeyStore
+  /** How their guards behave where their settings say nothing. */
+  readonly guardDefaults?: Partial<GuardedStoreSettings>
 }
 
 export interface Engine {
@@ -134,7 +136,7 @@ async function openOn(
       new GuardedKeyStore(await openKeyStore(address), {
         name: address.id,
         crypto,
-        settings: guardSettingsOf(address.settings),
+        settings: { ...options.guardDefaults, ...guardSettingsOf(address.settings) },
         nowMs: wallClockMs,
         reserveWrap: (...wrap) => wraps.take(...wrap),
         onChange: (state, changed) => storeChanged(changed, state),

@@ -5,11 +5,10 @@ import { join } from 'node:path'
 import { Packr, unpack } from 'msgpackr'
 
 import { loadConfig, type SettingTexts } from '../dist/config.js'
-import { openEngine, type Engine } from '../dist/engine.js'
+import { openEngine, type Engine, type EngineOptions } from '../dist/engine.js'
 import { initDataDirectory } from '../dist/init.js'
 import { createLog } from '../dist/server/log.js'
 import { startServer } from '../dist/server/server.js'
-import type { Elsewhere } from './key-stores/elsewhere.ts'
 
 /** What a route answered; every field that some route gives. */
 export interface Answer {
@@ -50,9 +49,7 @@ export async function startService(
   options: {
     readonly settings?: SettingTexts
     readonly filesFrom?: string
-    readonly wallClockMs?: () => number
-    readonly elsewhere?: Elsewhere
-  } = {},
+  } & Omit<EngineOptions, 'log'> = {},
 ): Promise<Service> {
   const dataDirectory = mkdtempSync(join(tmpdir(), 'keyfold-test-'))
   if (options.filesFrom !== undefined) cpSync(options.filesFrom, dataDirectory, { recursive: true })
@@ -68,13 +65,8 @@ export async function startService(
     write: (line) => void logged.push(line),
   })
   const log = { log: (message: string): void => serverLog.warn(message) }
-  const { wallClockMs = Date.now, elsewhere } = options
   const token = options.filesFrom === undefined ? await initDataDirectory(config, log) : ''
-  const engine = await openEngine(config, {
-    ...log,
-    wallClockMs,
-    ...(elsewhere === undefined ? {} : { keyStoreOpener: elsewhere.opener }),
-  })
+  const engine = await openEngine(config, { ...options, ...log })
   const admin =
     token === ''
       ? await engine.tokens.create({

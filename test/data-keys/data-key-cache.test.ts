@@ -10,7 +10,14 @@ import type { Crypto, KeyHandle } from '../../dist/crypto/crypto.js'
 import { DataKeyCache } from '../../dist/data-keys/data-key-cache.js'
 import type { CanonicalContext, OpenLease, SealLease } from '../../dist/data-keys/lease.js'
 import { MissBudget } from '../../dist/data-keys/miss-budget.js'
-import type { KeyMaterial, KeyStore, KeyStoreTraits } from '../../dist/key-stores/key-store.js'
+import { KeyfoldError } from '../../dist/errors.js'
+import type {
+  KeyMaterial,
+  KeyStore,
+  KeyStoreTraits,
+  StoreGuard,
+  StoreTurn,
+} from '../../dist/key-stores/key-store.js'
 import type { KmsKey } from '../../dist/kms/kms-key.js'
 
 const PRINCIPAL = 'arn:aws:iam::000000000000:user/test'
@@ -28,9 +35,15 @@ class CountingStore implements KeyStore {
     wrappingSuite: 1,
     wrapsMax: undefined,
   }
+  readonly guard: StoreGuard = {
+    assertReachable: () => {
+      if (guardRefuses) throw new KeyfoldError('KEY_STORE_UNREACHABLE')
+    },
+  }
   wraps = 0
   unwraps = 0
   fails = false
+  lastTurn: StoreTurn | undefined
   /** Runs inside each call, before it answers: the moment at which a change races it. */
   during: () => void = () => undefined
   readonly #crypto: Crypto
@@ -51,8 +64,14 @@ class CountingStore implements KeyStore {
   readonly createKeyMaterial = notAskedFor
   readonly importKeyMaterial = notAskedFor
   readonly destroyKeyMaterial = notAskedFor
-  wrapKey(_material: KeyMaterial, aad: Uint8Array, key: KeyHandle): Promise<Uint8Array> {
+  wrapKey(
+    _material: KeyMaterial,
+    aad: Uint8Array,
+    key: KeyHandle,
+    turn?: StoreTurn,
+  ): Promise<Uint8Array> {
     this.wraps++
+    this.lastTurn = turn
     return this.#answer(() => this.#crypto.wrapKey(this.#key, aad, key))
   }
   wrapMessageKey(_material: KeyMaterial, aad: Uint8Array, key: KeyHandle): Promise<Uint8Array> {
@@ -84,6 +103,7 @@ let current: KmsKey
 let nowMs: number
 let cache: DataKeyCache
 let slotsAtStart: number
+let guardRefuses: boolean
 const context = contextOf('orders')
 
 function keyOf(changes: Partial<KmsKey> = {}): KmsKey {
@@ -151,6 +171,7 @@ beforeEach(() => {
   store = new CountingStore(crypto)
   current = keyOf()
   nowMs = 0
+  guardRefuses = false
   cache = createCache()
   slotsAtStart = crypto.keyTableUsage().slotsUsed
 })
@@ -327,6 +348,58 @@ describe('sealing', () => {
     expect([second.key, third.key]).toEqual([first.key, first.key])
     await settle()
     for (const lease of [first, second, third]) lease.release()
+    await expectNothingLeft()
+  })
+
+  test('a store that is away is asked once in a while, messages go on, and one call does when it is back', async () => {
+    const first = await seal(850)
+    store.fails = true
+    const keys = new Set([first.key])
+    // 100 batches in 5 s, each of which would have the next key ready.
+    for (let i = 0; i < 100; i++) {
+      const lease = seal(1) as SealLease
+      expect(lease).not.toBeInstanceOf(Promise)
+      keys.add(lease.key)
+      lease.release()
+      await settle()
+      nowMs += 50
+    }
+    expect(keys.size).toBe(1)
+    expect(store.wraps - 1).toBe(5)
+    store.fails = false
+    nowMs += 1_000
+    for (let i = 0; i < 10; i++) {
+      ;(seal(1) as SealLease).release()
+      await settle()
+    }
+    expect(store.wraps - 1).toBe(6)
+    const next = seal(900) as SealLease
+    expect(next).not.toBeInstanceOf(Promise)
+    expect(next.key).not.toBe(first.key)
+    first.release()
+    next.release()
+    await expectNothingLeft()
+  })
+
+  test('where the limit is reached and the store is away callers are told, and their budget is not spent', async () => {
+    const unreachable = { code: 'KEY_STORE_UNREACHABLE' }
+    cache = createCache({ budget: 3 })
+    ;(await seal(1_000)).release()
+    await settle()
+    ;(await seal(1_000)).release()
+    await settle()
+    guardRefuses = true
+    for (let i = 0; i < 100; i++) {
+      await expect(async () => seal(1_000, 1, contextOf(`cold ${i}`))).rejects.toMatchObject(
+        unreachable,
+      )
+    }
+    guardRefuses = false
+    ;(await seal(1, 1, contextOf('cold'))).release()
+    ;(await seal(1, 1, contextOf('colder'))).release()
+    await expect(async () => seal(1, 1, contextOf('coldest'))).rejects.toMatchObject({
+      code: 'MISS_BUDGET_SPENT',
+    })
     await expectNothingLeft()
   })
 
@@ -531,6 +604,72 @@ describe('opening', () => {
         code: 'DECRYPT_FAILED',
       })
     }
+  })
+})
+
+describe('the turn of a call', () => {
+  test('of a cold key is everyone’s who waits; of a refresh nobody’s, until the key in use has run out', async () => {
+    ;(await seal()).release()
+    expect(store.lastTurn).toEqual({ principalArn: PRINCIPAL, urgency: 'cold' })
+    ;(await seal(849)).release()
+    // From here on the next key is being made.
+    const refresh = store.lastTurn
+    expect(refresh?.urgency).toBe('refresh')
+    expect(seal(100)).not.toBeInstanceOf(Promise)
+    expect(refresh?.urgency).toBe('refresh')
+    const waits = seal(100)
+    expect(waits).toBeInstanceOf(Promise)
+    expect(refresh?.urgency).toBe('cold')
+    ;(await waits).release()
+    await settle()
+    expect(store.wraps).toBe(2)
+  })
+})
+
+describe('purging what a key store opened', () => {
+  test('leaves nothing to open with, and what seals goes on', async () => {
+    const lease = await seal()
+    ;(await open(lease.keyEntry)).release()
+    expect(store.unwraps).toBe(1)
+    cache.purgeOpened('another')
+    ;((await open(lease.keyEntry)) as OpenLease).release()
+    expect(store.unwraps).toBe(1)
+    cache.purgeOpened('counting')
+    guardRefuses = true
+    await expect(async () => open(lease.keyEntry)).rejects.toMatchObject({
+      code: 'KEY_STORE_UNREACHABLE',
+    })
+    const again = seal() as SealLease
+    expect(again.key).toBe(lease.key)
+    again.release()
+    lease.release()
+    await expectNothingLeft()
+  })
+
+  test('beats an unwrap that it races', async () => {
+    const lease = await seal()
+    store.during = () => {
+      guardRefuses = true
+      cache.purgeOpened('counting')
+    }
+    await expect(async () => open(lease.keyEntry)).rejects.toMatchObject({
+      code: 'KEY_STORE_UNREACHABLE',
+    })
+    expect(cache.openKeys).toBe(0)
+    lease.release()
+    await expectNothingLeft()
+  })
+
+  test('leaves whoever holds a lease their key until it is back', async () => {
+    const lease = await seal()
+    const opened = await open(lease.keyEntry)
+    cache.purgeOpened('counting')
+    expect(crypto.messageKeyCommitment(opened.key)).toHaveLength(32)
+    const before = crypto.keyTableUsage().slotsUsed
+    opened.release()
+    expect(crypto.keyTableUsage().slotsUsed).toBe(before - 1)
+    lease.release()
+    await expectNothingLeft()
   })
 })
 

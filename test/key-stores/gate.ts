@@ -3,6 +3,7 @@
  * under test is what stands in front of it.
  */
 import type { Crypto, KeyHandle } from '../../dist/crypto/crypto.js'
+import type { Engine } from '../../dist/engine.js'
 import { KeyfoldError } from '../../dist/errors.js'
 import type { KeyMaterial, KeyStore, KeyStoreTraits } from '../../dist/key-stores/key-store.js'
 import { LocalKeyStore } from '../../dist/key-stores/local.js'
@@ -116,4 +117,19 @@ export class GatedStore implements KeyStore {
   close(): Promise<void> {
     return this.#inner.close()
   }
+}
+
+/** Creates and connects the store that the engine's `keyStoreOpener` gives, whatever it is told; its id. */
+export async function connectStore(engine: Engine): Promise<string> {
+  const { keyStores } = engine.kms
+  const { id } = await keyStores.create({
+    name: 'elsewhere',
+    kind: 'aws-kms',
+    settings: { region: 'eu-west-1', accessKeyId: 'AKIAIOSFODNN7EXAMPLE' },
+    secret: Buffer.from('secret'),
+  })
+  await keyStores.connect(id)
+  const { connectionState } = await keyStores.settled(id)
+  if (connectionState !== 'CONNECTED') throw new Error(`the store is ${connectionState}`)
+  return id
 }

@@ -33,7 +33,7 @@ afterEach(async () => {
 
 async function start(from?: Pick<Service, 'dataDirectory'>): Promise<Service> {
   const started = await startService({
-    elsewhere,
+    keyStoreOpener: elsewhere.opener,
     wallClockMs: () => nowMs,
     settings: { logLevel: 'warn' },
     ...(from === undefined ? {} : { filesFrom: from.dataDirectory }),

@@ -35,7 +35,7 @@ afterAll(() => rmSync(directory, { recursive: true }))
 beforeEach(async () => {
   elsewhere = new Elsewhere()
   service = await startService({
-    elsewhere,
+    keyStoreOpener: elsewhere.opener,
     settings: { pkcs11Modules: join(directory, 'modules.json'), logLevel: 'trace' },
   })
   kms = await clientOf(service)
