@@ -173,7 +173,7 @@ export class Guard implements StoreGuard {
         },
       }
       const timer = setTimeout(() => {
-        if (!this.#queue.withdraw(queued)) return
+        this.#queue.withdraw(queued)
         this.#refused++
         reject(this.#unreachable(`after ${deadlineMs} ms it was not this call's turn yet`))
       }, deadlineMs)

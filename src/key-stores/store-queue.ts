@@ -6,6 +6,8 @@
  * whoever was served longest ago is next. Where the queue is full, whoever has most in it loses the last of that, which
  * may be the newcomer. One principal with many foreign wrapped keys waits behind themselves, and crowds nobody out.
  */
+import { strict as assert } from 'node:assert'
+
 import type { StoreTurn } from './key-store.ts'
 
 /** A call. It is started or dropped, once. */
@@ -68,13 +70,12 @@ export class StoreQueue {
     dropped.drop('full')
   }
 
-  /** A call that waited too long; false where it does not wait any more. */
-  withdraw(call: QueuedCall): boolean {
+  /** A call that waits, and has waited too long. */
+  withdraw(call: QueuedCall): void {
     const index = this.#waiting.findIndex((waiting) => waiting.call === call)
-    if (index < 0) return false
+    assert(index >= 0)
     this.#take(index)
     this.#forgetIfIdle(call.turn.principalArn)
-    return true
   }
 
   done(call: QueuedCall): void {
