@@ -2,7 +2,8 @@
 //
 // A suite compares outputs first and measures then. It answers with rows of one shape,
 // {suite, name, params, value, unit, ratios: {PEER: number}}, where a ratio is ours over the peer's, both taken
-// in this run. With --json the rows are written to FILE and a plot beside it (FILE with .svg).
+// in this run. A row of something that happens over time has a `timeline` besides:
+// {windowMs, windows: [{answered, refused}], marks: [{atMs, what}]}. With --json the rows are written to FILE and a plot beside it (FILE with .svg).
 import { parseArgs } from 'node:util'
 
 import { describeMachine, printRows, writeReport } from './report.mjs'
@@ -10,6 +11,8 @@ import { describeMachine, printRows, writeReport } from './report.mjs'
 const SUITES = {
   kernel: 'each implementation of AES-256-GCM batches against node:crypto and OpenSSL EVP',
   service: 'a running server against one that only echoes the same bytes',
+  'key-stores': 'wraps a second of each key store, and what the data-key cache makes of it',
+  faults: 'throughput and errors over time while what a server needs is stopped and comes back',
   kms: 'the AWS KMS protocol against an echo, and what each mode of the audit log costs',
 }
 
@@ -25,7 +28,7 @@ const { values, positionals } = parseArgs({
 const [name] = positionals
 if (values.help || name === undefined || !(name in SUITES)) {
   console.log('Usage: npm run bench -- SUITE [--quick] [--json FILE]\n')
-  for (const [suite, what] of Object.entries(SUITES)) console.log(`  ${suite.padEnd(10)}${what}`)
+  for (const [suite, what] of Object.entries(SUITES)) console.log(`  ${suite.padEnd(12)}${what}`)
   console.log(
     '\n  --quick      at most a minute, fewer sizes\n  --json FILE  write the rows, and a plot beside them',
   )
