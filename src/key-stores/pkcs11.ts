@@ -86,7 +86,7 @@ export async function openPkcs11KeyStore(
   settings: Pkcs11Settings,
 ): Promise<KeyStore> {
   const pin = pinOf(crypto, settings.pin)
-  const thread = ModuleThread.take(settings.module)
+  const thread = await ModuleThread.take(settings.module)
   try {
     // Read now for what is wrong with it to be said: the thread is told no more than that there is none.
     ;(await pin.read()).fill(0)

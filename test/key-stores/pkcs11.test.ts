@@ -15,6 +15,8 @@ import { CKA, CKF, CKM } from '../../dist/key-stores/pkcs11/cryptoki.js'
 import { openPkcs11KeyStore, type Pkcs11Settings } from '../../dist/key-stores/pkcs11.js'
 import { describeWithSoftHsm, strangerIn, type SoftToken } from './softhsm.ts'
 
+/** From limits.ts. */
+const CALLS_MAX = 4_096
 const AES = 'SYMMETRIC_DEFAULT'
 const aad = Buffer.alloc(55, 1)
 const text = Buffer.from('plaintext of the caller')
@@ -317,6 +319,23 @@ describeWithSoftHsm('keys in SoftHSM2', (create) => {
         await expect(store.unwrapBytes(other, aad, otherPart)).rejects.toMatchObject(unavailable)
       }
       await expectServing()
+    })
+
+    test('as many calls as may wait, and refuse the next', async () => {
+      const calls = Array.from({ length: CALLS_MAX + 100 }, () => opens(material, part))
+      const settled = await Promise.allSettled(calls)
+      const refused = settled.filter(({ status }) => status === 'rejected')
+      expect(refused).toHaveLength(100)
+      for (const one of refused) expect(one).toMatchObject({ reason: { code: 'OVERLOADED' } })
+      await expectServing()
+    })
+
+    test('a store that is opened while the last one is being closed', async () => {
+      for (let i = 0; i < 5; i++) {
+        const closing = store.close()
+        store = await openStore()
+        await Promise.all([closing, expectServing()])
+      }
     })
 
     test('those of one store, when another of the same token is closed', async () => {

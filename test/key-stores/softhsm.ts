@@ -3,7 +3,7 @@
  * missing a test skips and says so, and fails in CI.
  */
 import { spawnSync } from 'node:child_process'
-import { existsSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -16,6 +16,7 @@ import {
   type Mechanism,
 } from '../../dist/key-stores/pkcs11/cryptoki.js'
 
+const ROOT = join(import.meta.dirname, '../..')
 const MODULES = [
   '/usr/lib/softhsm/libsofthsm2.so',
   '/usr/lib/x86_64-linux-gnu/softhsm/libsofthsm2.so',
@@ -27,6 +28,7 @@ const missing = [
     ? ['install softhsm2']
     : []),
   ...(spawnSync('pkcs11-tool', ['--version']).error === undefined ? [] : ['install opensc']),
+  ...(spawnSync('g++', ['--version']).error === undefined ? [] : ['install g++']),
   ...(hasPkcs11js() ? [] : ['install g++, make and python3, and rebuild']),
 ]
 
@@ -47,10 +49,34 @@ export interface SoftToken {
   readonly label: string
   readonly pin: string
   readonly pinFile: string
+  /** One more token of the same label. */
+  initialize(): void
   /** What pkcs11-tool prints, logged in. */
   tool(...words: readonly string[]): string
   /** Takes the directory away. */
   remove(): void
+}
+
+/**
+ * SoftHSM with the habits of another vendor (vendor-token.cc): the path of the module. It is compiled anew for each
+ * call, since a module that is loaded once stays as it was.
+ */
+export function withHabits(token: SoftToken, ...habits: readonly string[]): string {
+  process.env['VENDOR_MODULE'] = token.module
+  process.env['VENDOR_HABITS'] = habits.join(' ')
+  process.env['VENDOR_LOGINS'] = join(token.directory, 'logins')
+  const file = join(token.directory, `vendor-token-${habits.join('-')}.so`)
+  const includes = join(ROOT, 'node_modules/pkcs11js/includes')
+  const source = join(import.meta.dirname, 'vendor-token.cc')
+  const flags = ['-std=c++17', '-Wall', '-Wextra', '-Werror', '-shared', '-fPIC']
+  run('g++', [...flags, '-I', includes, '-o', file, source])
+  return file
+}
+
+/** How often C_Login was called in a module that withHabits made. */
+export function loginsOf(token: SoftToken): number {
+  const file = join(token.directory, 'logins')
+  return existsSync(file) ? readFileSync(file).length : 0
 }
 
 interface Library extends Cryptoki {
@@ -74,7 +100,7 @@ export function strangerIn(token: SoftToken): {
   return { library, slotOf }
 }
 
-export const PIN = '27182818'
+const PIN = '27182818'
 
 /** Where all that is needed is there, or CI says that it has to be. */
 export function describeWithSoftHsm(title: string, run: (create: () => SoftToken) => void): void {
@@ -101,10 +127,13 @@ function createToken(): SoftToken {
   writeFileSync(pinFile, `${PIN}\n`)
   process.env['SOFTHSM2_CONF'] = configuration
   const label = 'keyfold-tests'
-  run('softhsm2-util', [
-    ...['--init-token', '--free', '--label', label],
-    ...['--pin', PIN, '--so-pin', '31415926'],
-  ])
+  const initialize = (): void => {
+    run('softhsm2-util', [
+      ...['--init-token', '--free', '--label', label],
+      ...['--pin', PIN, '--so-pin', '31415926'],
+    ])
+  }
+  initialize()
   const path = module as string
   const tool = (...words: readonly string[]): string =>
     run('pkcs11-tool', ['--module', path, '--token-label', label, '--pin', PIN, ...words])
@@ -115,6 +144,7 @@ function createToken(): SoftToken {
     label,
     pin: PIN,
     pinFile,
+    initialize,
     tool,
     remove: () => rmSync(directory, { recursive: true, force: true }),
   }

@@ -2,11 +2,13 @@
  * The sessions of a token: opened as they are needed up to a limit, handed from call to call, and closed after any
  * failure, because a failed call may leave its operation active (CKR_OPERATION_ACTIVE for whoever comes next).
  */
-import { CKF, CKR, returnValueOf, type Cryptoki, type Handle } from './cryptoki.ts'
+import { CKF, CKR, returnValueOf, type Handle } from './cryptoki.ts'
 import { SessionsGone } from './failures.ts'
+import type { Library } from './library.ts'
 
 export class Sessions {
-  readonly #cryptoki: Cryptoki
+  readonly #library: Library
+  readonly #epoch: number
   readonly #slot: Handle
   #limit: number
   #opened = 0
@@ -14,8 +16,9 @@ export class Sessions {
   readonly #waiting: (() => void)[] = []
   #gone = false
 
-  constructor(cryptoki: Cryptoki, slot: Handle, limit: number) {
-    this.#cryptoki = cryptoki
+  constructor(library: Library, slot: Handle, limit: number) {
+    this.#library = library
+    this.#epoch = library.epoch
     this.#slot = slot
     this.#limit = limit
   }
@@ -35,8 +38,7 @@ export class Sessions {
   }
 
   release(session: Handle, failed: boolean): void {
-    if (this.#gone) return
-    if (failed) {
+    if (failed || this.#gone) {
       this.#opened--
       this.#close(session)
     } else {
@@ -45,29 +47,35 @@ export class Sessions {
     this.#waiting.shift()?.()
   }
 
-  /** With no call under way. Where the library was finalised, their numbers may be other sessions' by now. */
-  end(how: 'close' | 'forget'): void {
+  /** Those that are handed out are closed when they come back. */
+  end(): void {
     this.#gone = true
-    if (how === 'close') for (const session of this.#idle) this.#close(session)
+    for (const session of this.#idle.splice(0)) this.#close(session)
     for (const wake of this.#waiting.splice(0)) wake()
   }
 
   /** undefined: the token gives no more for now; those that are there have to do. */
   #open(): Handle | undefined {
     try {
-      const session = this.#cryptoki.C_OpenSession(this.#slot, CKF.SERIAL_SESSION)
+      const session = this.#library.cryptoki.C_OpenSession(this.#slot, CKF.SERIAL_SESSION)
       this.#opened++
       return session
     } catch (error) {
-      if (returnValueOf(error) !== CKR.SESSION_COUNT || this.#opened === 0) throw error
+      if (returnValueOf(error) !== CKR.SESSION_COUNT || this.#opened === 0) {
+        // Nobody may come to wake the next one.
+        this.#waiting.shift()?.()
+        throw error
+      }
       this.#limit = this.#opened
       return undefined
     }
   }
 
+  /** Once the library was initialised anew the number may be another session's. */
   #close(session: Handle): void {
+    if (this.#library.epoch !== this.#epoch) return
     try {
-      this.#cryptoki.C_CloseSession(session)
+      this.#library.cryptoki.C_CloseSession(session)
     } catch {
       // It is closed, which is what was wanted.
     }

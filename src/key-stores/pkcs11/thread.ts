@@ -35,6 +35,7 @@ interface Waiting {
 
 export class ModuleThread {
   static readonly #threads = new Map<string, ModuleThread>()
+  static readonly #ending = new Map<string, Promise<void>>()
 
   readonly #path: string
   readonly #worker: Worker
@@ -46,7 +47,12 @@ export class ModuleThread {
   #dead: KeyfoldError | undefined
 
   /** The thread of the module at `path`; whoever takes it owes release(). */
-  static take(path: string): ModuleThread {
+  static async take(path: string): Promise<ModuleThread> {
+    // One that is ending will finalise the library, which may be after the next has initialised it.
+    for (let ending = ModuleThread.#ending.get(path); ending !== undefined;) {
+      await ending
+      ending = ModuleThread.#ending.get(path)
+    }
     const known = ModuleThread.#threads.get(path)
     const thread = known ?? new ModuleThread(path)
     ModuleThread.#threads.set(path, thread)
@@ -86,7 +92,6 @@ export class ModuleThread {
     }
   }
 
-  /** `check` runs before anything of the output is taken. */
   async use<T>(token: number, call: RegionCall<T>): Promise<T> {
     const { key, operation, aad, input, take } = call
     const outputAt = aad.length + input.length
@@ -128,8 +133,12 @@ export class ModuleThread {
     this.#users--
     if (this.#users > 0) return
     if (ModuleThread.#threads.get(this.#path) === this) ModuleThread.#threads.delete(this.#path)
+    const ending = this.#ended.then(() => {
+      ModuleThread.#ending.delete(this.#path)
+    })
+    ModuleThread.#ending.set(this.#path, ending)
     this.#post({ kind: 'end' })
-    await this.#ended
+    await ending
   }
 
   /**

@@ -127,8 +127,8 @@ export class Token {
       const open = this.#open
       this.#open = undefined
       if (open === undefined) return
-      open.sessions.end('close')
-      this.#closeSession(open.holder)
+      open.sessions.end()
+      if (open.epoch === this.#library.epoch) this.#closeSession(open.holder)
     })
   }
 
@@ -220,16 +220,14 @@ export class Token {
     const before = this.#open
     const ailment = before === undefined ? undefined : this.#examine(before)
     this.#open = undefined
-    // Numbers of another epoch are other people's sessions.
-    const isOver = ailment === 'library' || before?.epoch !== this.#library.epoch
-    before?.sessions.end(isOver ? 'forget' : 'close')
     if (ailment === 'library' || (before === undefined && this.#everOpened)) {
       this.#library.reinitialize()
     }
+    before?.sessions.end()
     const { slot, serial } = selectSlot(cryptoki, this.#start.token)
     // Opened before the old one is closed: with the last session of an application its login ends.
     const holder = cryptoki.C_OpenSession(slot, CKF.SERIAL_SESSION)
-    if (before !== undefined && !isOver) this.#closeSession(before.holder)
+    if (before?.epoch === this.#library.epoch) this.#closeSession(before.holder)
     try {
       await this.#login(slot, holder)
     } catch (error) {
@@ -241,7 +239,7 @@ export class Token {
       slot,
       serial,
       holder,
-      sessions: new Sessions(cryptoki, slot, this.#sessionsMax(slot)),
+      sessions: new Sessions(this.#library, slot, this.#sessionsMax(slot)),
       handles: new LRUCache({ max: PKCS11_HANDLES_MAX }),
       epoch: this.#library.epoch,
     }
