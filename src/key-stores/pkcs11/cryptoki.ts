@@ -102,7 +102,7 @@ export function loadCryptoki(path: string): Cryptoki {
     throw new KeyfoldError(
       'CONFIG_INVALID',
       'a PKCS#11 key store needs the package pkcs11js, which is not here or was not built: install g++, make and ' +
-        'python3, then run npm install --no-save pkcs11js@2.1.7',
+        'python3, then run npm ci again (where keyfold is a dependency: npm install pkcs11js@2.1.7)',
       cause,
     )
   }

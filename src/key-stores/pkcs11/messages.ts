@@ -83,5 +83,7 @@ export type FromWorker =
       readonly call: number
       readonly code: ErrorCode
       readonly detail: string | undefined
+      /** Of INTERNAL: what our log is told, and callers are not. */
+      readonly cause: string | undefined
     }
   | { readonly kind: 'pinWanted'; readonly token: number }

@@ -192,7 +192,7 @@ export class ModuleThread {
     const waiting = this.#waiting.get(message.call)
     this.#waiting.delete(message.call)
     if (message.kind === 'failed') {
-      waiting?.reject(new KeyfoldError(message.code, message.detail))
+      waiting?.reject(new KeyfoldError(message.code, message.detail, message.cause))
     } else {
       waiting?.resolve(message)
     }

@@ -65,9 +65,12 @@ async function answer(call: number, work: () => Promise<FromWorker>): Promise<vo
   try {
     tell(await work())
   } catch (error) {
-    const known =
-      error instanceof KeyfoldError ? error : new KeyfoldError('INTERNAL', (error as Error).message)
-    tell({ kind: 'failed', call, code: known.code, detail: known.detail })
+    if (error instanceof KeyfoldError) {
+      tell({ kind: 'failed', call, code: error.code, detail: error.detail, cause: undefined })
+    } else {
+      const cause = error instanceof Error ? (error.stack ?? error.message) : String(error)
+      tell({ kind: 'failed', call, code: 'INTERNAL', detail: undefined, cause })
+    }
   }
 }
 
