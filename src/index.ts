@@ -46,11 +46,5 @@ export type {
 } from './streams/options.ts'
 export type { PositionalFile } from './streams/positional.ts'
 export { openSealedFile, SealedFile } from './streams/sealed-file.ts'
-export {
-  decryptBuffer,
-  decryptStream,
-  decryptWebStream,
-  encryptBuffer,
-  encryptStream,
-  encryptWebStream,
-} from './streams/streams.ts'
+export { decryptBuffer, decryptStream, encryptBuffer, encryptStream } from './streams/streams.ts'
+export { decryptWebStream, encryptWebStream, type WebTransform } from './streams/web-streams.ts'

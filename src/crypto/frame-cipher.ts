@@ -3,7 +3,7 @@
  * so that a native batch can take the place of this one on node:crypto.
  *
  * A sequence number is the frame's nonce. The cipher cannot know what was sealed before: whoever calls sealFrames
- * never gives a number twice.
+ * never gives a number twice. What was given to a call stays as it is until the answer is there.
  */
 import { createCipheriv, createDecipheriv, type CipherGCMTypes } from 'node:crypto'
 

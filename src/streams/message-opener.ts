@@ -27,10 +27,10 @@ import {
   SIGNATURE_BYTES_MAX,
   STREAM_WINDOW_BYTES,
 } from '../limits.ts'
+import type { Conversion } from './conversion.ts'
 import { GatheredBytes } from './gathered-bytes.ts'
 import type { Keyring } from './keyring.ts'
 import { openMessage, type OpenedMessage } from './materials.ts'
-import type { Conversion } from './message-sealer.ts'
 import { checkDecryptOptions, encryptedDataKeysMaxOf, type DecryptFileOptions } from './options.ts'
 import { Window, type Emit } from './window.ts'
 

@@ -10,21 +10,12 @@ import {
 import { KeyfoldError } from '../errors.ts'
 import { SEQUENCE_MAX } from '../format/encryption-sdk-frames.ts'
 import { FRAME_RUN_BYTES, STREAM_BYTES_MAX, STREAM_WINDOW_BYTES } from '../limits.ts'
+import type { Conversion } from './conversion.ts'
 import { GatheredBytes } from './gathered-bytes.ts'
 import type { Keyring } from './keyring.ts'
 import { createMessage } from './materials.ts'
 import { checkEncryptOptions, type EncryptFileOptions } from './options.ts'
 import { Window, type Emit } from './window.ts'
-
-/** Bytes in, other bytes out: what streams, web streams and buffers are made of. Calls follow each other. */
-export interface Conversion {
-  /** Resolves when more may come. Throws what ends the conversion. */
-  write(chunk: Uint8Array): Promise<void>
-  /** Resolves when all has left. */
-  end(): Promise<void>
-  /** Gives up and wipes; also after the end. */
-  destroy(): void
-}
 
 export class MessageSealer implements Conversion {
   readonly #keyring: Keyring

@@ -1,14 +1,14 @@
 /**
  * Files and streams in the AWS Encryption SDK's message format v2 (suite 0x0478: AES-256-GCM, HKDF-SHA-512, key
- * commitment), for Node's streams, web streams and buffers. Memory stays within a window, whatever the size; what
- * leaves a decryption has verified, and an output that was cut short ends with an error.
+ * commitment), for Node's streams and buffers. Memory stays within a window, whatever the size; what leaves a
+ * decryption has verified, and an output that was cut short ends with an error.
  */
 import { Duplex } from 'node:stream'
-import { TransformStream } from 'node:stream/web'
 
+import { checkChunk, HIGH_WATER_BYTES, type Conversion } from './conversion.ts'
 import type { Keyring } from './keyring.ts'
 import { MessageOpener } from './message-opener.ts'
-import { MessageSealer, type Conversion } from './message-sealer.ts'
+import { MessageSealer } from './message-sealer.ts'
 import type { DecryptFileOptions, EncryptFileOptions, FileHeader } from './options.ts'
 import type { Emit } from './window.ts'
 
@@ -29,22 +29,6 @@ export function encryptStream(keyring: Keyring, options: EncryptFileOptions = {}
  */
 export function decryptStream(keyring: Keyring, options: DecryptFileOptions = {}): Duplex {
   return createDuplex((emit) => new MessageOpener(keyring, options, emit))
-}
-
-/** As encryptStream, for web streams. */
-export function encryptWebStream(
-  keyring: Keyring,
-  options: EncryptFileOptions = {},
-): TransformStream<Uint8Array, Uint8Array> {
-  return createWebTransform((emit) => new MessageSealer(keyring, options, emit))
-}
-
-/** As decryptStream, for web streams. */
-export function decryptWebStream(
-  keyring: Keyring,
-  options: DecryptFileOptions = {},
-): TransformStream<Uint8Array, Uint8Array> {
-  return createWebTransform((emit) => new MessageOpener(keyring, options, emit))
 }
 
 /** The whole message. Errors: as encryptStream. */
@@ -95,9 +79,6 @@ async function convertBuffer(
   }
 }
 
-/** What a stream takes at once before it asks the source to wait. */
-const HIGH_WATER_BYTES = 2 ** 20
-
 function createDuplex(create: (emit: Emit) => Conversion): Duplex {
   /** Set while the reader has enough. */
   let wanted: (() => void) | undefined
@@ -128,34 +109,4 @@ function createDuplex(create: (emit: Emit) => Conversion): Duplex {
     },
   })
   return duplex
-}
-
-function createWebTransform(
-  create: (emit: Emit) => Conversion,
-): TransformStream<Uint8Array, Uint8Array> {
-  let conversion: Conversion
-  return new TransformStream<Uint8Array, Uint8Array>({
-    start(controller) {
-      conversion = create((bytes) => {
-        if (bytes.length > 0) controller.enqueue(bytes)
-        return undefined
-      })
-    },
-    async transform(chunk) {
-      await conversion.write(checkChunk(chunk)).catch(wipeAndThrow)
-    },
-    async flush() {
-      await conversion.end().catch(wipeAndThrow)
-    },
-  })
-
-  function wipeAndThrow(error: unknown): never {
-    conversion.destroy()
-    throw error
-  }
-}
-
-function checkChunk(chunk: unknown): Uint8Array {
-  if (chunk instanceof Uint8Array) return chunk
-  throw new TypeError('files and streams are bytes: a Uint8Array is needed')
 }

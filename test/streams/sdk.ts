@@ -1,7 +1,7 @@
 /** The AWS Encryption SDK for JavaScript beside our keyrings: the same keys, and messages of either. */
 import { generateKeyPairSync, randomBytes } from 'node:crypto'
 import {
-  AlgorithmSuiteIdentifier,
+  type AlgorithmSuiteIdentifier,
   buildClient,
   CommitmentPolicy,
   type KeyringNode,

@@ -39,6 +39,7 @@ export class RawAesKeyring implements Keyring {
   readonly #name: string
   readonly #wrappingKey: Buffer
   readonly #cipher: CipherGCMTypes
+  #wiped = false
 
   /** Errors: CONFIG_INVALID. */
   constructor({ namespace, name, wrappingKey }: RawAesKeyringOptions) {
@@ -56,18 +57,18 @@ export class RawAesKeyring implements Keyring {
     return { dataKey, encryptedDataKeys: await this.wrapDataKey(dataKey, request) }
   }
 
-  wrapDataKey(
+  async wrapDataKey(
     dataKey: Uint8Array,
     { contextBytes }: KeyringRequest,
   ): Promise<readonly EncryptedDataKey[]> {
     const iv = randomBytes(IV_BYTES)
-    const cipher = createCipheriv(this.#cipher, this.#wrappingKey, iv, GCM)
+    const cipher = createCipheriv(this.#cipher, this.#usableKey(), iv, GCM)
     cipher.setAAD(contextBytes)
     const sealed = cipher.update(dataKey)
     cipher.final()
     const ciphertext = Buffer.concat([sealed, cipher.getAuthTag()])
     const providerInfo = this.#providerInfo(iv)
-    return Promise.resolve([{ providerId: this.#namespace, providerInfo, ciphertext }])
+    return [{ providerId: this.#namespace, providerInfo, ciphertext }]
   }
 
   unwrapDataKey(
@@ -82,6 +83,7 @@ export class RawAesKeyring implements Keyring {
 
   /** Fills the wrapping key with zeros; the keyring is of no use afterwards. */
   wipe(): void {
+    this.#wiped = true
     this.#wrappingKey.fill(0)
   }
 
@@ -91,6 +93,12 @@ export class RawAesKeyring implements Keyring {
 
   [inspect.custom](): string {
     return this.toJSON()
+  }
+
+  #usableKey(): Buffer {
+    // Zeros are a key like any other to the cipher.
+    if (this.#wiped) throw new KeyfoldError('INTERNAL', 'the keyring was wiped')
+    return this.#wrappingKey
   }
 
   #providerInfo(iv: Uint8Array): Uint8Array {
@@ -118,7 +126,7 @@ export class RawAesKeyring implements Keyring {
   ): Buffer {
     if (ciphertext.length !== keyBytes + TAG_BYTES) throw new KeyfoldError('DECRYPT_FAILED')
     const iv = providerInfo.subarray(-IV_BYTES)
-    const decipher = createDecipheriv(this.#cipher, this.#wrappingKey, iv, GCM)
+    const decipher = createDecipheriv(this.#cipher, this.#usableKey(), iv, GCM)
     decipher.setAAD(contextBytes)
     decipher.setAuthTag(ciphertext.subarray(keyBytes))
     const dataKey = decipher.update(ciphertext.subarray(0, keyBytes))
