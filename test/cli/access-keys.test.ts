@@ -69,6 +69,23 @@ test('serve --dev hands out an access key of the root principal; the commands ma
     expect(table).not.toContain(secret)
   }
 
+  // What the AWS KMS console takes (XKS Proxy API, "XKS proxy configuration in AWS KMS console").
+  const printed = run('create', '--principal', principal, '--xks-prefix', '/stores/one')
+  const configuration = JSON.parse(printed) as Row
+  expect(configuration).toEqual({
+    XksProxyUriPath: '/stores/one/kms/xks/v1',
+    XksProxyAuthenticationCredential: {
+      AccessKeyId: expect.stringMatching(/^[A-Z2-7]{20,30}$/) as string,
+      RawSecretAccessKey: expect.stringMatching(/^[A-Za-z0-9/+=]{43,64}$/) as string,
+    },
+  })
+  expect(run('list')).toContain('/stores/one/kms/xks/v1')
+  const unprefixed = JSON.parse(run('create', '--principal', principal, '--xks-prefix', '/')) as Row
+  expect(unprefixed['XksProxyUriPath']).toBe('/kms/xks/v1')
+  expect(() => run('create', '--principal', principal, '--xks-prefix', 'stores/')).toThrow(
+    /REQUEST_MALFORMED/,
+  )
+
   run('revoke', id)
   const revoked = list().filter((row) => row['revokedAtMs'] !== undefined)
   expect(revoked.map((row) => row['accessKeyId'])).toEqual([id])

@@ -5,10 +5,12 @@ import { cpSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { promisify } from 'node:util'
+import { EncryptCommand } from '@aws-sdk/client-kms'
 import { Packr, unpack } from 'msgpackr'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { WebSocket } from 'ws'
 
+import { clientAs } from '../server/aws/clients.ts'
 import { startService, type Service } from '../service.ts'
 import { allow, deny, documentOf, to, type StatementJson } from './policy/samples.ts'
 
@@ -276,6 +278,23 @@ describe('a condition reads what a request says', () => {
     await put(key, DELEGATE, fromElsewhere)
     expect((await encrypt(token, key)).status).toBe(200)
     expect((await as(token, 'GET', `keys/${key}`)).status).toBe(200)
+  })
+
+  test('of the address that it comes from, by the AWS protocol', async () => {
+    const allowed = allow(to(userArn('here')))
+    const key = await keyWith(allowed, fromHere)
+    const client = await clientAs(service, userArn('here'))
+    const ask = async (): Promise<string> => {
+      const asked = new EncryptCommand({ KeyId: key, Plaintext: Buffer.from('a') })
+      return client.send(asked).then(
+        ({ KeyId = '' }) => KeyId,
+        (error: Error) => error.name,
+      )
+    }
+    expect(await ask()).toBe('AccessDeniedException')
+    await put(key, DELEGATE, allowed, fromElsewhere)
+    expect(await ask()).toContain(key)
+    client.destroy()
   })
 
   test('of the address that it comes from, by WebSocket', async () => {

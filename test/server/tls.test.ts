@@ -1,5 +1,5 @@
 /** TLS, with and without certificates of clients, and what a server beyond loopback needs to start. */
-import { execFileSync, spawnSync } from 'node:child_process'
+import { spawnSync } from 'node:child_process'
 import { once } from 'node:events'
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { request, type RequestOptions } from 'node:https'
@@ -9,6 +9,7 @@ import { WebSocket } from 'ws'
 import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest'
 
 import type { SettingTexts } from '../../dist/config.js'
+import { makeCertificates } from '../certificates.ts'
 import { startService, type Service } from '../service.ts'
 import { pack, unpack } from './caller.ts'
 
@@ -19,53 +20,6 @@ const services: Service[] = []
 
 const file = (name: string): string => join(directory, name)
 const pem = (name: string): Buffer => readFileSync(file(name))
-
-/** A CA, and a certificate of `name` that it signed. */
-function makeCertificates(ca: string, ...names: readonly string[]): void {
-  const openssl = (...args: readonly string[]): void => {
-    execFileSync('openssl', args, { cwd: directory, stdio: 'ignore' })
-  }
-  const newKey = ['-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:P-256', '-nodes'] as const
-  openssl(
-    'req',
-    '-x509',
-    ...newKey,
-    '-keyout',
-    `${ca}.key`,
-    '-out',
-    `${ca}.crt`,
-    '-subj',
-    `/CN=${ca}`,
-  )
-  writeFileSync(file('san.cnf'), 'subjectAltName=IP:127.0.0.1,IP:0.0.0.0,DNS:localhost')
-  for (const name of names) {
-    openssl(
-      'req',
-      ...newKey,
-      '-keyout',
-      `${name}.key`,
-      '-out',
-      `${name}.csr`,
-      '-subj',
-      `/CN=${name}`,
-    )
-    openssl(
-      'x509',
-      '-req',
-      '-in',
-      `${name}.csr`,
-      '-CA',
-      `${ca}.crt`,
-      '-CAkey',
-      `${ca}.key`,
-      '-CAcreateserial',
-      '-out',
-      `${name}.crt`,
-      '-extfile',
-      'san.cnf',
-    )
-  }
-}
 
 async function start(settings: SettingTexts): Promise<Service> {
   const service = await startService({ settings: { workers: '0', ...settings } })
@@ -135,8 +89,8 @@ async function webSocketOutcome(service: Service, options: RequestOptions): Prom
 beforeAll(() => {
   directory = mkdtempSync(join(tmpdir(), 'keyfold-tls-'))
   if (!hasOpenssl) return
-  makeCertificates('ca', 'server', 'client')
-  makeCertificates('stranger-ca', 'stranger')
+  makeCertificates(directory, 'ca', 'server', 'client')
+  makeCertificates(directory, 'stranger-ca', 'stranger')
 })
 afterEach(async () => {
   for (const service of services.splice(0)) await service.close()

@@ -2,7 +2,7 @@
  * Signatures of AWS Signature Version 4: AWS's published examples, the signer of its JavaScript SDK, and a signer of
  * our own for everything that must be refused.
  */
-import { createHash, createHmac } from 'node:crypto'
+import { createHash } from 'node:crypto'
 import { SignatureV4 } from '@smithy/signature-v4'
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
@@ -13,6 +13,7 @@ import {
   type Signer,
   type SigningCredential,
 } from '../../../dist/server/aws/sigv4.js'
+import { Sha256 } from './sha256.ts'
 import { sent, sign, type Sent, type Signing } from './signer.ts'
 
 const ID = 'AKIDEXAMPLE'
@@ -289,26 +290,6 @@ describe('the examples that AWS published', () => {
     expect(refusal(verifierOf(undefined, 'service'), request)[0]).toBe('ACCESS_KEY_UNKNOWN')
   })
 })
-
-/** What the SDK's signer asks of a hash. */
-class Sha256 {
-  readonly #hash: { update(bytes: string | Uint8Array): unknown; digest(): Uint8Array }
-  constructor(secret?: string | ArrayBuffer | ArrayBufferView) {
-    this.#hash =
-      secret === undefined
-        ? createHash('sha256')
-        : createHmac('sha256', secret as string | Uint8Array)
-  }
-  update(bytes: string | Uint8Array): void {
-    this.#hash.update(bytes)
-  }
-  digest(): Promise<Uint8Array> {
-    return Promise.resolve(Uint8Array.from(this.#hash.digest()))
-  }
-  reset(): void {
-    throw new Error('used once')
-  }
-}
 
 describe('the signer of the AWS SDK for JavaScript', () => {
   interface Plain {
