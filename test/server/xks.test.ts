@@ -209,11 +209,11 @@ function decryptBody(
   { body }: Answer,
   fields: Readonly<Record<string, unknown>> = {},
 ): Readonly<Record<string, unknown>> {
-  const { ciphertextDataIntegrityValue: _, ...parts } = body
   return {
     requestMetadata: { ...METADATA, kmsOperation: 'Decrypt' },
     encryptionAlgorithm: 'AES_GCM',
-    ...parts,
+    // With the integrity value, if there is one: unknown members are tolerated.
+    ...body,
     ...fields,
   }
 }
