@@ -132,11 +132,16 @@ async function openOn(
     catalog,
     sealer: secretSealer,
     local,
-    openKeyStore: async (address) =>
-      new GuardedKeyStore(await openKeyStore(address), {
-        name: address.id,
+    openKeyStore,
+    guarded: (store, { id, settings, keepsOpenKeys }) =>
+      new GuardedKeyStore(store, {
+        name: id,
         crypto,
-        settings: { ...options.guardDefaults, ...guardSettingsOf(address.settings) },
+        settings: {
+          purgesOnOutage: !keepsOpenKeys,
+          ...options.guardDefaults,
+          ...guardSettingsOf(settings),
+        },
         nowMs: wallClockMs,
         reserveWrap: (...wrap) => wraps.take(...wrap),
         onChange: (state, changed) => storeChanged(changed, state),

@@ -77,8 +77,6 @@ const ORIGINS: Partial<Record<KeyOperation, readonly KeyOrigin[]>> = {
   EnableKeyRotation: ['AWS_KMS'],
   DisableKeyRotation: ['AWS_KMS'],
   GetKeyRotationStatus: ['AWS_KMS'],
-  // Imported material, too, once there can be several: until then it is refused behind its state.
-  RotateKeyOnDemand: ['AWS_KMS', 'EXTERNAL'],
   GetParametersForImport: ['EXTERNAL'],
   ImportKeyMaterial: ['EXTERNAL'],
   DeleteImportedKeyMaterial: ['EXTERNAL'],

@@ -41,7 +41,6 @@ const GUARD = {
   deadlineMs: optional(/^[1-9]\d{0,4}$/, 'how many milliseconds a call may take, up to 99999'),
   callsMax: optional(/^[1-9]\d{0,3}$/, 'how many calls may be under way at once, up to 9999'),
   required: optional(FLAG, 'true: the server is not ready while this store is away'),
-  purgesOnOutage: optional(FLAG, 'true: what opens is wiped from memory when it is found away'),
 }
 
 const PRINTABLE = /^[\x21-\x7e]+$/
@@ -122,12 +121,11 @@ export function isKeyStoreKind(kind: string): kind is KeyStoreKind {
 
 /** What its guard is told; checked by checkSettings. */
 export function guardSettingsOf(settings: KeyStoreSettings): Partial<GuardedStoreSettings> {
-  const { deadlineMs, callsMax, required, purgesOnOutage } = settings
+  const { deadlineMs, callsMax, required } = settings
   return {
     ...(deadlineMs === undefined ? {} : { deadlineMs: Number(deadlineMs) }),
     ...(callsMax === undefined ? {} : { callsMax: Number(callsMax) }),
     ...(required === undefined ? {} : { required: required === 'true' }),
-    ...(purgesOnOutage === undefined ? {} : { purgesOnOutage: purgesOnOutage === 'true' }),
   }
 }
 

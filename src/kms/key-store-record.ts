@@ -18,7 +18,7 @@ export interface KeyStoreRecord {
   readonly connectionState: ConnectionState
   /** Where it is FAILED. */
   readonly connectionErrorCode: ConnectionErrorCode | undefined
-  /** Whether what is open of its keys may serve on, until its age, while it is not connected. */
+  /** Whether what is open of its keys may serve on, until its age, while it is not connected or away. */
   readonly keepsOpenKeys: boolean
   readonly createdAtMs: number
 }

@@ -70,6 +70,8 @@ export interface KeyStoresOptions {
   /** Where keys go for which nothing else is said. */
   readonly local: KeyStore
   readonly openKeyStore: OpenKeyStore
+  /** What stands between us and a key store of another system, once it has shown that it is there. */
+  readonly guarded: (store: KeyStore, record: KeyStoreRecord) => KeyStore
   /** Names of PKCS#11 modules that this node has. */
   readonly modules: ReadonlySet<string>
   readonly nowMs: () => number
@@ -273,7 +275,8 @@ export class KeyStores {
         if (secret !== undefined) checkSecret(kind, secret)
         this.#assertUnused({ id: place.stored.id, name, kind, settings })
         const kept = { name, keepsOpenKeys: (change.keepsOpenKeys ?? before.keepsOpenKeys) ? 1 : 0 }
-        if (change.settings === undefined && secret === undefined) {
+        const sameWay = change.settings === undefined && secret === undefined
+        if (sameWay && kept.keepsOpenKeys === place.stored.keepsOpenKeys) {
           await this.#store(place, kept as Pick<StoredKeyStore, 'name' | 'keepsOpenKeys'>)
         } else {
           await this.#replace(place, { ...kept, settings } as Replacement, secret)
@@ -372,7 +375,7 @@ export class KeyStores {
       }
       if (!isCurrent()) return false
       place.state = connectionState
-      if ('opened' in outcome) place.opened = outcome.opened
+      if ('opened' in outcome) place.opened = this.#guarded(place, outcome.opened)
       this.#tellListeners(place)
       return true
     })
@@ -381,6 +384,10 @@ export class KeyStores {
   async #closeDisconnected(place: Place, opened: KeyStore): Promise<void> {
     await this.#opener.close(opened, place.stored.name)
     if (place.state === 'DISCONNECTING') place.state = 'DISCONNECTED'
+  }
+
+  #guarded(place: Place, opened: KeyStore): KeyStore {
+    return this.#options.guarded(opened, recordOf(place))
   }
 
   #giveUp(place: Place): void {
@@ -409,7 +416,11 @@ export class KeyStores {
       }
       try {
         await this.#store(place, change)
-        if (isConnected) [place.opened, spare] = [spare, place.opened]
+        if (isConnected && spare !== undefined) {
+          const before = place.opened
+          place.opened = this.#guarded(place, spare)
+          spare = before
+        }
       } finally {
         if (spare !== undefined) await this.#opener.close(spare, name)
       }

@@ -7,7 +7,7 @@ import type { Crypto } from '../crypto/crypto.ts'
 import { KeyfoldError } from '../errors.ts'
 import { openAwsKmsKeyStore } from '../key-stores/aws-kms.ts'
 import type { KeyStore } from '../key-stores/key-store.ts'
-import { openPkcs11KeyStore, type Pkcs11Settings } from '../key-stores/pkcs11.ts'
+import { openPkcs11KeyStore } from '../key-stores/pkcs11.ts'
 import { openXksKeyStore } from '../key-stores/xks.ts'
 import type { KeyStoreAddress, OpenKeyStore } from './key-store-opener.ts'
 import { keyArn, keyIdsOfBytes, type Location } from './reference.ts'
@@ -27,17 +27,16 @@ export function keyStoreOpener(options: OpenKeyStoreOptions): OpenKeyStore {
 const OPENERS: Readonly<Record<KeyStoreAddress['kind'], OpenKind>> = {
   pkcs11: ({ id, settings, openSecret }, { crypto, pkcs11Modules }) => {
     const { module: name = '' } = settings
-    const module = pkcs11Modules[name]
-    if (module === undefined) throw new KeyfoldError('HSM_NOT_ACTIVE')
-    // What a module may have is checked where the file is read (config.ts).
-    const { library, pin, ...configured } = module as Pkcs11Module & Partial<Pkcs11Settings>
+    const module = Object.hasOwn(pkcs11Modules, name) ? pkcs11Modules[name] : undefined
+    if (module === undefined) throw new KeyfoldError('HSM_NOT_FOUND')
+    const { library, pin, ...configured } = module
     const source =
       openSecret === undefined ? pin : ({ source: 'sealed', open: openSecret } as const)
     if (source === undefined) {
       throw new KeyfoldError('CONFIG_INVALID', `pkcs11Modules: ${name} needs a pin`)
     }
     return openPkcs11KeyStore(crypto, {
-      ...(configured as Pick<Pkcs11Settings, 'token'>),
+      ...configured,
       name: id,
       module: library,
       pin: source,

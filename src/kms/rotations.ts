@@ -74,7 +74,7 @@ export class Rotations {
     const { nowMs } = this.#parts
     const kmsKey = await this.#parts.registry.resolve(reference)
     assertOperable('RotateKeyOnDemand', kmsKey)
-    assertRotatable(kmsKey)
+    assertRotatedByCallers(kmsKey)
     return this.#rotate(kmsKey, 'ON_DEMAND', async (transaction, now) => {
       if (nowMs() + ROTATION_CONFLICT_MS >= (now.nextRotationAtMs ?? Infinity)) {
         throw new KeyfoldError('KMS_KEY_ROTATING', 'its automatic rotation is due within minutes')
@@ -166,7 +166,7 @@ export class Rotations {
     const { registry } = this.#parts
     const { id } = await registry.resolve(reference)
     const kmsKey = await registry.change(id, operation, async (transaction, changeNumber, now) => {
-      assertRotatable(now)
+      assertRotatedByCallers(now)
       await updateFamily(transaction, id, changeOf(now), changeNumber)
     })
     registry.forgetRelatives(kmsKey)
@@ -191,7 +191,8 @@ export class Rotations {
         `the key store of ${kmsKey.arn} rotates no keys.`,
       )
     }
-    const material = await store.createKeyMaterial(kmsKey.idBytes, version, kmsKey.keySpec)
+    const { idBytes, keySpec, keyUsage } = kmsKey
+    const material = await store.createKeyMaterial(idBytes, version, keySpec, undefined, keyUsage)
     const rotated = await registry.change(
       kmsKey.id,
       'RotateKeyOnDemand',
@@ -237,22 +238,30 @@ async function updateFamily(
   await catalogKeys.updateKeys(transaction, ids, change, changeNumber)
 }
 
-/** Throws OPERATION_UNSUPPORTED: only symmetric keys whose material is made here, and at their primary. */
+/** Throws OPERATION_UNSUPPORTED: AWS KMS leaves keys of its custom key stores to whoever keeps them. */
+function assertRotatedByCallers(kmsKey: KmsKey): void {
+  assertRotatable(kmsKey)
+  if (kmsKey.origin !== 'AWS_KMS') throw originUnsupported(kmsKey)
+}
+
+/** Throws OPERATION_UNSUPPORTED: only symmetric keys whose material is not imported, and at their primary. */
 function assertRotatable(kmsKey: KmsKey): void {
   const { arn, origin, multiRegion } = kmsKey
   assertSymmetric(kmsKey)
-  if (origin !== 'AWS_KMS') {
-    throw new KeyfoldError(
-      'OPERATION_UNSUPPORTED',
-      `${arn} origin is ${origin} which is not valid for this operation.`,
-    )
-  }
+  if (origin === 'EXTERNAL') throw originUnsupported(kmsKey)
   if (multiRegion === 'REPLICA') {
     throw new KeyfoldError(
       'OPERATION_UNSUPPORTED',
       `${arn} is a multi-Region replica key, which takes its rotation from its primary key.`,
     )
   }
+}
+
+function originUnsupported({ arn, origin }: KmsKey): KeyfoldError {
+  return new KeyfoldError(
+    'OPERATION_UNSUPPORTED',
+    `${arn} origin is ${origin} which is not valid for this operation.`,
+  )
 }
 
 function assertSymmetric({ arn, keySpec }: KmsKey): void {

@@ -89,6 +89,7 @@ describeCatalogs('migrations', (place) => {
       sealer,
       local: new LocalKeyStore(crypto, root),
       openKeyStore: () => Promise.reject(new Error('there is none')),
+      guarded: (store) => store,
       modules: new Set(),
       nowMs: Date.now,
       log: () => undefined,

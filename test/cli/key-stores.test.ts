@@ -13,7 +13,10 @@ let server: Server
 beforeAll(() =>
   inDirectory(async (directory) => {
     const modules = join(directory, 'modules.json')
-    writeFileSync(modules, JSON.stringify({ luna: { library: '/nowhere/luna.so' } }))
+    writeFileSync(
+      modules,
+      JSON.stringify({ luna: { library: '/nowhere/luna.so', token: { label: 'luna' } } }),
+    )
     server = await serve(['--dev', '--pkcs11-modules', modules])
   }),
 )

@@ -15,7 +15,13 @@ import { readMetrics } from '../server/metrics.ts'
 import { startService, type Answer, type Service } from '../service.ts'
 import { connectStore, GatedStore } from './gate.ts'
 
-const GUARD = { failuresMax: 2, probePauseMsMin: 20, probePauseMsMax: 20, deadlineMs: 60_000 }
+const GUARD = {
+  failuresMax: 2,
+  probePauseMsMin: 20,
+  probePauseMsMax: 20,
+  deadlineMs: 60_000,
+  purgesOnOutage: false,
+}
 
 let service: Service
 let gated: GatedStore
@@ -131,7 +137,7 @@ describe('while a store is away', () => {
     const { engine } = service
     expect((await encrypt()).code).toBe('KEY_STORE_UNREACHABLE')
     expect((await encrypt({ key: ofLocal })).code).toBeUndefined()
-    await expect(engine.kms.createKey({})).rejects.toMatchObject({
+    await expect(engine.kms.createKey({ keyStore })).rejects.toMatchObject({
       code: 'KEY_STORE_UNREACHABLE',
     })
     const made = await ask(engine, 'GenerateDataKey', { KeyId: ofLocal, NumberOfBytes: 8 })
@@ -251,10 +257,11 @@ describe('every way to a store elsewhere', () => {
   test('Decrypt, Sign, MACs, re-wraps and batches of ciphertexts as well', async () => {
     await start({ settings: { missBudgetBurst: '1000', missBudgetPerSecond: '1' } })
     const { engine } = service
-    const mac = (await engine.kms.createKey({ keySpec: 'HMAC_256' })).keyId
+    const mac = (await engine.kms.createKey({ keySpec: 'HMAC_256', keyStore })).keyId
     const signing = await engine.kms.createKey({
       keySpec: 'ECC_NIST_P256',
       keyUsage: 'SIGN_VERIFY',
+      keyStore,
     })
     const blob = (await ask(engine, 'Encrypt', { KeyId: key, Plaintext: TEXT }))['CiphertextBlob']
     const { ciphertexts } = await encrypt()

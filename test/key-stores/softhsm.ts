@@ -100,7 +100,7 @@ export function strangerIn(token: SoftToken): {
   return { library, slotOf }
 }
 
-const PIN = '27182818'
+export const PIN = '27182818'
 
 /** Where all that is needed is there, or CI says that it has to be. */
 export function describeWithSoftHsm(title: string, run: (create: () => SoftToken) => void): void {

@@ -82,6 +82,11 @@ export class Token {
     this.#askPin = askPin
   }
 
+  /** That it takes no PIN of ours: asked again it would lock its user out. */
+  get refusal(): KeyfoldError | undefined {
+    return this.#refused
+  }
+
   get calls(): TokenStart['calls'] {
     return this.#start.calls
   }

@@ -92,8 +92,10 @@ async function openToken({
     tokens.set(number, token)
     return { kind: 'opened', call, keySpecs }
   } catch (error) {
+    const { refusal } = token
     await token.close()
-    throw error
+    if (refusal === undefined) throw error
+    throw new KeyfoldError('KEY_STORE_CREDENTIAL_INCORRECT', refusal.detail)
   }
 }
 

@@ -27,7 +27,10 @@ let kms: sdk.KMSClient
 
 beforeAll(() => {
   directory = mkdtempSync(join(tmpdir(), 'keyfold-modules-'))
-  const modules = { 'cluster-one': { library: '/lib/one.so' }, two: { library: '/lib/two.so' } }
+  const modules = {
+    'cluster-one': { library: '/lib/one.so', token: { label: 'one' } },
+    two: { library: '/lib/two.so', token: { label: 'two' } },
+  }
   writeFileSync(join(directory, 'modules.json'), JSON.stringify(modules))
 })
 afterAll(() => rmSync(directory, { recursive: true }))
