@@ -5,6 +5,7 @@
 // There is no per-environment state and there are no finalizers: worker threads come and go over one key table.
 
 #include <napi.h>
+#include <time.h>
 
 #include <cstring>
 
@@ -659,6 +660,22 @@ napi_value Hash(napi_env env, napi_callback_info info) {
   return arguments.Return(0);
 }
 
+// bootTimeMs() -> milliseconds on a clock that runs on while the machine sleeps. A lease is measured by it at every
+// use of a KMS key, so it is a number and not an array that is filled.
+napi_value BootTimeMs(napi_env env, napi_callback_info) {
+#ifdef CLOCK_BOOTTIME
+  constexpr clockid_t kClock = CLOCK_BOOTTIME;
+#else
+  constexpr clockid_t kClock = CLOCK_MONOTONIC;  // Elsewhere than on Linux it counts the time asleep.
+#endif
+  timespec time{};
+  clock_gettime(kClock, &time);
+  napi_value milliseconds = nullptr;
+  napi_create_double(env, static_cast<double>(time.tv_sec) * 1e3 + static_cast<double>(time.tv_nsec) / 1e6,
+                     &milliseconds);
+  return milliseconds;
+}
+
 struct Function {
   const char* name;
   Callback callback;
@@ -693,6 +710,7 @@ constexpr Function kFunctions[] = {
     {"insecureXaes", InsecureXaes},
     {"insecureHkdf", InsecureHkdf},
     {"sha256", Hash},
+    {"bootTimeMs", BootTimeMs},
 };
 
 Napi::Object Init(Napi::Env env, Napi::Object exports) {

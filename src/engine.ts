@@ -14,7 +14,7 @@ import { openCatalog, type Catalog } from './catalog/catalog.ts'
 import { SharedRootFiles } from './catalog/root-files.ts'
 import type { Config } from './config.ts'
 import { chooseCrypto } from './crypto/choose.ts'
-import type { Crypto, KeyTableUsage } from './crypto/crypto.ts'
+import type { Crypto, KeyHandle, KeyTableUsage } from './crypto/crypto.ts'
 import { DataKeyCache, type DataKeyCounters } from './data-keys/data-key-cache.ts'
 import { MissBudget } from './data-keys/miss-budget.ts'
 import type { Envelope } from './envelope/batch.ts'
@@ -27,6 +27,7 @@ import { readRootKey } from './key-stores/root-key.ts'
 import { SecretSealer } from './key-stores/secret-sealer.ts'
 import { AccessKeys } from './kms/access-keys.ts'
 import { Authorizer } from './kms/authorizer.ts'
+import { CatalogFollower } from './kms/follower.ts'
 import { IdentityPolicies } from './kms/identity-policies.ts'
 import { guardSettingsOf } from './kms/key-store-kinds.ts'
 import type { OpenKeyStore } from './kms/key-store-opener.ts'
@@ -49,6 +50,8 @@ export interface EngineCounters extends DataKeyCounters, AuditCounters {
   readonly bytesInFlight: number
   readonly overloads: number
   readonly keyTable: KeyTableUsage
+  /** Of a node on a shared catalog. */
+  readonly node: (NonNullable<Catalog['counters']> & { readonly leaseHeld: boolean }) | undefined
 }
 
 /** A key store of another system, as operators see it. */
@@ -98,31 +101,28 @@ const SWEEP_MS = 5_000
 /** Errors: CONFIG_INVALID, ROOT_KEY_INVALID, CATALOG_UNAVAILABLE, NATIVE_UNAVAILABLE, AUDIT_UNAVAILABLE. */
 export async function openEngine(config: Config, options: EngineOptions): Promise<Engine> {
   const crypto = chooseCrypto(config.crypto, { memoryLock: config.memoryLock, log: options.log })
-  // A shared catalog knows its root key; of an embedded one nothing is touched before the root key fits.
-  const shared = config.catalog === undefined ? undefined : await openCatalog(config)
+  let catalog: Catalog | undefined
   try {
-    const files = shared === undefined ? undefined : await SharedRootFiles.load(shared.db)
+    // A shared catalog knows its root key; of an embedded one nothing is touched before the root key fits.
+    if (config.catalog !== undefined) catalog = await openCatalog(config)
+    const files = catalog === undefined ? undefined : await SharedRootFiles.load(catalog.db)
     const root = crypto.importKey(readRootKey(config, crypto, files))
-    return await openOn(shared, root, { config, crypto, ...options })
+    catalog ??= await openCatalog(config)
+    return await openOn(catalog, root, { config, crypto, ...options })
   } catch (error) {
-    await shared?.close()
+    await catalog?.close()
     throw error
   }
 }
 
 async function openOn(
-  shared: Catalog | undefined,
-  root: number,
-  {
-    config,
-    crypto,
-    ...options
-  }: EngineOptions & { readonly config: Config; readonly crypto: Crypto },
+  catalog: Catalog,
+  root: KeyHandle,
+  { config, crypto, ...options }: EngineOptions & Pick<Engine, 'config' | 'crypto'>,
 ): Promise<Engine> {
   const local = new LocalKeyStore(crypto, root)
   const secretSealer = new SecretSealer(crypto, root)
   crypto.releaseKey(root)
-  const catalog = shared ?? (await openCatalog(config))
   const { wallClockMs = Date.now, log } = options
   const wraps = new WrapBudgets(catalog, { log, onWornOut: () => scheduler.wake() })
   const openKeyStore =
@@ -161,14 +161,15 @@ async function openOn(
   const tokens = await Tokens.load(catalog)
   const accessKeys = await AccessKeys.load(catalog, secretSealer)
   const identityPolicies = await IdentityPolicies.load(catalog)
-  const authorizer = new Authorizer({ location: catalog, identityPolicies })
+  const authorizer = new Authorizer({
+    location: catalog,
+    identityPolicies,
+    assertServed: (kmsKey) => kms.registry.assertServed(kmsKey),
+  })
   const audit = await openAuditLog({
     audit: config.audit,
     region: config.region,
     log: options.log,
-  }).catch(async (error: unknown) => {
-    await catalog.close()
-    throw error
   })
   const nowMs = (): number => performance.now()
   const missBudget = new MissBudget(config.missBudget, nowMs)
@@ -214,6 +215,23 @@ async function openOn(
     const { nextRotationAtMs, origin } = kms.registry.current(kmsKeyId) ?? {}
     if (nextRotationAtMs !== undefined || origin === 'EXTERNAL') scheduler.wake()
   })
+  await catalog
+    .join({
+      follower: new CatalogFollower(catalog, {
+        registry: kms.registry,
+        tokens,
+        accessKeys,
+        identityPolicies,
+        keyStores,
+      }),
+      clockMs: () => crypto.clockMs(),
+      log,
+    })
+    .catch(async (error: unknown) => {
+      await pool.close()
+      await audit.close()
+      throw error
+    })
   scheduler.wake()
   keyStores.resume()
   const keyUses = new KeyUses(catalog, options.log)
@@ -258,6 +276,7 @@ async function openOn(
       bytesInFlight: slots.bytesInUse,
       overloads: slots.refused,
       keyTable: crypto.keyTableUsage(),
+      node: catalog.counters && { ...catalog.counters, leaseHeld: catalog.lease.held },
     }),
     storeFigures: () =>
       guardedStores().map(({ name, guard }) => ({
@@ -280,6 +299,7 @@ async function openOn(
     ready: async () => {
       if (locked) throw new KeyfoldError('LOCKED')
       if (config.audit.mode === 'strict') audit.assertAvailable()
+      catalog.lease.assertHeld()
       await local.probe()
       const required = guardedStores().filter(({ settings }) => settings.required)
       await Promise.all(required.map((store) => store.probe()))

@@ -313,6 +313,7 @@ export type MessageErrorCode =
   | 'MISS_BUDGET_SPENT'
   | 'KEY_TABLE_FULL'
   | 'ROOT_KEY_INVALID'
+  | 'CATALOG_UNAVAILABLE'
 
 /**
  * An error with a code from the table. `detail` names the field and the limit, and is shown to the caller;

@@ -265,6 +265,20 @@ export const CATALOG_STATEMENT_MS_MAX = 10_000
 export const CATALOG_LOCK_MS_MAX = 8_000
 /** A node that stops within a change ends every other node's changes for so long. */
 export const CATALOG_IDLE_TRANSACTION_MS_MAX = 5_000
+/** A node asks so often what has changed: a change is in force everywhere after about as long. */
+export const CATALOG_POLL_MS = 200
+/** So long after the start of a poll a node acts on what it read; beyond that it serves nothing. */
+export const CATALOG_LEASE_MS = 1_000
+/** A lease that was not renewed for so long is out, by the clock of anybody: quartz is off by 0.01 %, and never 10 %. */
+export const CATALOG_LEASE_OVER_MS = 1_100
+/** How often whoever waits for the others looks whether they have confirmed. */
+export const CATALOG_ACKNOWLEDGE_MS = 10
+/** Nodes that come, lag and go while one waits; then the caller is told that it is not known. */
+export const CATALOG_ACKNOWLEDGE_MS_MAX = 8_000
+/** Rows that are gone are remembered for so many changes; a node that lags further behind reads everything again. */
+export const CATALOG_REMOVALS_KEPT = 100_000
+/** Longest time that a key may be served for without the catalog: a key's owner asks for it, by a tag. */
+export const SERVED_ALONE_SECONDS_MAX = 86_400
 /** A transaction that lost against another one is tried again, each time after a longer wait. */
 export const CATALOG_ATTEMPTS_MAX = 8
 export const CATALOG_RETRY_MS = 10
@@ -312,6 +326,9 @@ assert(2 * (XKS_PLAINTEXT_BYTES_MAX + XKS_AAD_BYTES_MAX) < XKS_REQUEST_BYTES_MAX
 assert(XKS_AAD_BYTES_MAX < 2 ** 16)
 assert(2 * CALLER_PLAINTEXT_BYTES_MAX < XKS_ANSWER_BYTES_MAX)
 assert(XKS_HEALTH_AGE_MS_MAX < 60_000)
+assert(CATALOG_POLL_MS * 3 < CATALOG_LEASE_MS)
+assert(CATALOG_LEASE_MS * 1.1 <= CATALOG_LEASE_OVER_MS)
+assert(CATALOG_LEASE_OVER_MS < CATALOG_ACKNOWLEDGE_MS_MAX)
 assert(CATALOG_IDLE_TRANSACTION_MS_MAX < CATALOG_LOCK_MS_MAX)
 assert(CATALOG_LOCK_MS_MAX < CATALOG_STATEMENT_MS_MAX)
 // setTimeout takes 31 bits.

@@ -16,8 +16,14 @@ export interface StoredAccessKey {
   readonly xksPrefix: string | null
 }
 
-export async function readAccessKeys(db: Queries): Promise<readonly StoredAccessKey[]> {
-  return await db.selectFrom('accessKeys').selectAll().orderBy('createdAtMs').execute()
+/** `since`: those that a change after this one has touched. */
+export async function readAccessKeys(db: Queries, since = -1): Promise<readonly StoredAccessKey[]> {
+  return db
+    .selectFrom('accessKeys')
+    .selectAll()
+    .where('changeNumber', '>', since)
+    .orderBy('createdAtMs')
+    .execute()
 }
 
 export async function insertAccessKey(

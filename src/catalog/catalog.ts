@@ -7,20 +7,19 @@
  * committed. What a change then reads is therefore what the changes before it have left, and nothing that it decides
  * by can move under it.
  */
-import { Kysely, type Dialect, type Transaction } from 'kysely'
+import { Kysely, type Transaction } from 'kysely'
 import { join } from 'node:path'
 
 import { KeyfoldError } from '../errors.ts'
-import { CATALOG_CONNECTIONS_MAX, CATALOG_STATEMENT_MS_MAX } from '../limits.ts'
 import { retryingConflicts } from './conflict.ts'
 import { DestroyedLog, type DestroyedRecord } from './destroyed-log.ts'
-import { DestroyedTable, scrubTable } from './destroyed-table.ts'
 import { destroyAgain } from './destruction.ts'
+import { UNBOUNDED_LEASE, type Lease } from './lease.ts'
+import type { MembershipCounters, MembershipOptions } from './membership.ts'
 import { migrate } from './migrations.ts'
 import type { PostgresAddress } from './postgres-dialect.ts'
 import type { CatalogTables } from './schema.ts'
 import { scrubFiles, SqliteDialect } from './sqlite-dialect.ts'
-import { Turns } from './turns.ts'
 
 export type CatalogTransaction = Transaction<CatalogTables>
 
@@ -39,12 +38,27 @@ export interface Catalog {
   change<T>(work: (transaction: CatalogTransaction, changeNumber: number) => Promise<T>): Promise<T>
   /** A transaction that changes nothing that nodes remember. */
   write<T>(work: (transaction: CatalogTransaction) => Promise<T>): Promise<T>
+  /**
+   * Resolves when no node works any more by what was before the last change of this process. Throws CATALOG_UNAVAILABLE
+   * where that could not be learned; the change stands nevertheless.
+   */
+  acknowledged(): Promise<void>
+  /** This process follows the changes of others from now on, and its lease has an end. */
+  join(options: JoinOptions): Promise<void>
+  /** How long what is remembered of the catalog may be acted on. */
+  readonly lease: Lease
+  /** Every change up to this number is in force in this process. */
+  readonly followed: number
+  /** Of a shared catalog that was joined. */
+  readonly counters: (MembershipCounters & { readonly lagMs: number }) | undefined
   /** Written before a transaction that destroys commits. */
   readonly destroyed: DestroyedRecord
   /** Leaves nothing of what was destroyed in the catalog's files; does nothing where there can be nothing. */
   scrub(): Promise<void>
   close(): Promise<void>
 }
+
+export type JoinOptions = Pick<MembershipOptions, 'follower' | 'clockMs' | 'log'>
 
 const FILE = 'catalog.sqlite'
 
@@ -59,23 +73,18 @@ export interface CatalogOptions {
 
 /** Errors: CATALOG_UNAVAILABLE, CONFIG_INVALID. */
 export async function openCatalog(options: CatalogOptions): Promise<Catalog> {
-  const { catalog: address } = options
+  if (options.catalog !== undefined) {
+    // What speaks to a database loads only where there is one.
+    const { openSharedCatalog } = await import('./shared-catalog.ts')
+    return openSharedCatalog(options.catalog, options)
+  }
   const db = new Kysely<CatalogTables>({
-    dialect:
-      address === undefined
-        ? new SqliteDialect(join(options.dataDirectory, FILE))
-        : await sharedDialect(address, {
-            connectionsMax: CATALOG_CONNECTIONS_MAX,
-            statementMsMax: CATALOG_STATEMENT_MS_MAX,
-          }),
+    dialect: new SqliteDialect(join(options.dataDirectory, FILE)),
   })
   let log: DestroyedLog | undefined
   try {
-    await retryingConflicts(() => migrate(db))
+    await migrate(db)
     await freezeIdentity(db, options)
-    if (address !== undefined) {
-      return await honouring(sharedCatalog(db, await DestroyedTable.open(db), options))
-    }
     // Only now is the directory known to be nobody else's.
     log = await DestroyedLog.open(options.dataDirectory)
     return await honouring(embeddedCatalog(db, log, options))
@@ -86,23 +95,24 @@ export async function openCatalog(options: CatalogOptions): Promise<Catalog> {
   }
 }
 
-/** What reads and writes a shared catalog loads only where there is one. */
-async function sharedDialect(
-  address: PostgresAddress,
-  bounds: { readonly connectionsMax: number; readonly statementMsMax: number },
-): Promise<Dialect> {
-  const { SharedDialect } = await import('./postgres-dialect.ts')
-  return new SharedDialect({ address, ...bounds })
-}
-
 function embeddedCatalog(
   db: Kysely<CatalogTables>,
   log: DestroyedLog,
-  options: CatalogOptions,
+  { region, account, otherRegions = [] }: CatalogOptions,
 ): Catalog {
   return {
-    ...partsOfAny(db, options),
+    db,
+    region,
+    account,
+    regions: [region, ...otherRegions],
     shared: false,
+    ...changesOf(db),
+    // Nobody else remembers anything.
+    acknowledged: () => Promise.resolve(),
+    join: () => Promise.resolve(),
+    lease: UNBOUNDED_LEASE,
+    followed: Infinity,
+    counters: undefined,
     destroyed: log,
     scrub: async () => {
       if (!log.needsScrub) return
@@ -116,27 +126,7 @@ function embeddedCatalog(
   }
 }
 
-function sharedCatalog(
-  db: Kysely<CatalogTables>,
-  destroyed: DestroyedRecord,
-  options: CatalogOptions,
-): Catalog {
-  const parts = partsOfAny(db, options)
-  const turns = new Turns()
-  return {
-    ...parts,
-    shared: true,
-    change: (work) => turns.take(() => parts.change(work)),
-    destroyed,
-    scrub: () => scrubTable(db),
-    close: () => db.destroy(),
-  }
-}
-
-function partsOfAny(
-  db: Kysely<CatalogTables>,
-  { region, account, otherRegions = [] }: CatalogOptions,
-): Pick<Catalog, 'db' | 'region' | 'account' | 'regions' | 'change' | 'write'> {
+export function changesOf(db: Kysely<CatalogTables>): Pick<Catalog, 'change' | 'write'> {
   const write: Catalog['write'] = (work) =>
     retryingConflicts(() =>
       // Spelled out: at a stricter level the first statement of a change, which waits for the change before it, would
@@ -144,10 +134,6 @@ function partsOfAny(
       db.transaction().setIsolationLevel('read committed').execute(work),
     )
   return {
-    db,
-    region,
-    account,
-    regions: [region, ...otherRegions],
     write,
     change: (work) =>
       write(async (transaction) => {
@@ -162,7 +148,7 @@ function partsOfAny(
 }
 
 /** This catalog may be a copy from before something was destroyed, or a crash came between the log and the commit. */
-async function honouring(catalog: Catalog): Promise<Catalog> {
+export async function honouring(catalog: Catalog): Promise<Catalog> {
   const { destroyed } = catalog
   if (destroyed.isEmpty) return catalog
   const destroyedSome = await catalog.change((transaction, changeNumber) =>
@@ -173,7 +159,7 @@ async function honouring(catalog: Catalog): Promise<Catalog> {
   return catalog
 }
 
-async function freezeIdentity(
+export async function freezeIdentity(
   db: Kysely<CatalogTables>,
   { region, account }: { readonly region: string; readonly account: string },
 ): Promise<void> {

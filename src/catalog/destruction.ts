@@ -6,6 +6,7 @@ import type { Kysely } from 'kysely'
 
 import { hashOfStored, type DestroyedMaterial, type DestroyedRecord } from './destroyed-log.ts'
 import { materialOwner, readFamily, updateKeys } from './keys.ts'
+import { recordRemoval } from './removals.ts'
 import type { CatalogTables } from './schema.ts'
 
 type Queries = Kysely<CatalogTables>
@@ -97,6 +98,7 @@ export async function eraseKey(db: Queries, id: string, changeNumber: number): P
   if (id !== materialOwner(id)) {
     // Nothing hangs on a replica's row, and the key may be replicated to that region again.
     await db.deleteFrom('kmsKeys').where('id', '=', id).execute()
+    await recordRemoval(db, { kind: 'kmsKey', name: id }, changeNumber)
     return
   }
   const tombstone = {

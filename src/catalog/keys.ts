@@ -136,6 +136,25 @@ export async function updateKeys(
     .execute()
 }
 
+/** Nodes that remember these keys read them again, whatever of theirs has changed. */
+export async function touchKeys(
+  db: Queries,
+  ids: readonly string[],
+  changeNumber: number,
+): Promise<void> {
+  await updateKeys(db, ids, {}, changeNumber)
+}
+
+/** Rows that were touched by a change after this one. */
+export async function readTouchedKeys(db: Queries, since: number): Promise<readonly string[]> {
+  const rows = await db
+    .selectFrom('kmsKeys')
+    .select('id')
+    .where('changeNumber', '>', since)
+    .execute()
+  return rows.map(({ id }) => id)
+}
+
 /** The keys that share the material of this one: itself, and of a multi-Region key the others that are there. */
 export async function readFamily(
   db: Queries,

@@ -32,19 +32,24 @@ const MIGRATIONS: readonly Migration[] = [
 /** With it came the column that says what older nodes may do. */
 const WITH_COMPATIBLE = '0007-nodes'
 
-/** Runs what has not run yet. A catalog that needs a newer keyfold is refused rather than misread. */
+/**
+ * Runs what has not run yet. A catalog that needs a newer keyfold is refused rather than misread. Answers whether older
+ * nodes have to stop for what ran.
+ */
 export async function migrate(
   db: Kysely<CatalogTables>,
   migrations: readonly Migration[] = MIGRATIONS,
-): Promise<void> {
+): Promise<boolean> {
   await createList(db)
   const ran = await readRan(db)
   assertUnderstood(ran, migrations)
   let withCompatible = ran.has(WITH_COMPATIBLE)
+  let stopsOthers = false
   for (const { name, up, compatible } of migrations) {
     withCompatible ||= name === WITH_COMPATIBLE
     if (ran.has(name)) continue
     const set = withCompatible && compatible === true
+    stopsOthers ||= ran.size > 0 && !set
     await db.transaction().execute(async (transaction) => {
       const first = await transaction
         .insertInto('migrations')
@@ -62,6 +67,7 @@ export async function migrate(
         .execute()
     })
   }
+  return stopsOthers
 }
 
 /** Throws where a newer node has changed the catalog so that this one would misread it. */

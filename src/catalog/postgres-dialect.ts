@@ -155,6 +155,59 @@ class Connection implements PostgresPoolClient {
   }
 }
 
+// Hints.
+
+const CHANNEL = 'keyfold'
+
+/**
+ * NOTIFY that something has changed, so that nobody waits for the next poll. Only a hint: what is lost while a connection
+ * is away is found by polling, and a database that knows no NOTIFY does without.
+ */
+export class Hints {
+  readonly #address: PostgresAddress
+  readonly #hinted: () => void
+  #client: pg.Client | undefined
+  #opening = false
+  #closed = false
+
+  constructor(address: PostgresAddress, hinted: () => void) {
+    this.#address = address
+    this.#hinted = hinted
+  }
+
+  /** Listens, if it does not already. Never rejects. */
+  async listen(): Promise<void> {
+    if (this.#client !== undefined || this.#opening || this.#closed) return
+    this.#opening = true
+    const client = new pg.Client(connectionOf(this.#address))
+    const forget = (): void => {
+      if (this.#client === client) this.#client = undefined
+    }
+    client.on('error', forget)
+    client.on('end', forget)
+    client.on('notification', () => this.#hinted())
+    try {
+      await client.connect()
+      await client.query(`listen ${CHANNEL}`)
+      if (this.#closed) await client.end()
+      else this.#client = client
+    } catch {
+      client.end().catch(() => undefined)
+    } finally {
+      this.#opening = false
+    }
+  }
+
+  send(): void {
+    this.#client?.query('select pg_notify($1, $2)', [CHANNEL, '']).catch(() => undefined)
+  }
+
+  async close(): Promise<void> {
+    this.#closed = true
+    await this.#client?.end()
+  }
+}
+
 // What failures mean (PostgreSQL, Appendix A: Error Codes).
 
 const SERIALIZATION_FAILURE = '40001'

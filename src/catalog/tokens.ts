@@ -17,8 +17,14 @@ export interface StoredToken {
   readonly revokedAtMs: number | null
 }
 
-export async function readTokens(db: Queries): Promise<readonly StoredToken[]> {
-  const rows = await db.selectFrom('tokens').selectAll().orderBy('createdAtMs').execute()
+/** `since`: those that a change after this one has touched. */
+export async function readTokens(db: Queries, since = -1): Promise<readonly StoredToken[]> {
+  const rows = await db
+    .selectFrom('tokens')
+    .selectAll()
+    .where('changeNumber', '>', since)
+    .orderBy('createdAtMs')
+    .execute()
   return rows.map(({ actions, keys, ...row }) => ({
     ...row,
     actions: JSON.parse(actions) as string[],

@@ -181,6 +181,8 @@ export interface KeyTableUsage {
 
 export interface Crypto {
   readonly implementation: Implementation
+  /** Milliseconds on a clock that also runs while the process is stopped or the machine sleeps. */
+  clockMs(): number
 
   // The key table.
 

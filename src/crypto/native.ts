@@ -102,6 +102,10 @@ class NativeCrypto implements Crypto {
     this.#id = IMPLEMENTATIONS[implementation]
   }
 
+  clockMs(): number {
+    return (this.#native['bootTimeMs'] as () => number)()
+  }
+
   generateKey(): KeyHandle {
     return call(this.#native, 'generateKey', this.#id)
   }

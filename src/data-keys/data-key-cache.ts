@@ -31,7 +31,7 @@ import { ReuseWatch } from './reuse-watch.ts'
 
 export interface DataKeyCacheOptions {
   readonly crypto: Crypto
-  readonly registry: Pick<KmsKeyRegistry, 'current'>
+  readonly registry: Pick<KmsKeyRegistry, 'current' | 'assertServed'>
   readonly keyStoreOf: (kmsKey: KmsKey) => KeyStore
   readonly missBudget: MissBudget
   readonly limits: {
@@ -456,8 +456,12 @@ export class DataKeyCache implements DataKeys {
     }
   }
 
+  /** Also after a wait: throws CATALOG_UNAVAILABLE where nobody knows what the latest is. */
   #latest(kmsKey: KmsKey): KmsKey {
-    return this.#options.registry.current(kmsKey.id) ?? kmsKey
+    const { registry } = this.#options
+    const latest = registry.current(kmsKey.id) ?? kmsKey
+    registry.assertServed(latest)
+    return latest
   }
 
   #isAlive(key: CachedKey, kmsKey: KmsKey): boolean {

@@ -5,15 +5,15 @@ import { decryptBytes, encryptBytes } from './caller-bytes.ts'
 import { generateDataKey, generateDataKeyPair, generateDataKeys } from './data-keys.ts'
 import { decrypt } from './decrypt.ts'
 import { encrypt } from './encrypt.ts'
-import type { EnvelopeParts } from './parts.ts'
+import { stillServed, type EnvelopeParts } from './parts.ts'
 import { reEncrypt } from './re-encrypt.ts'
 import { decryptXks, encryptXks } from './xks.ts'
 
 export function createEnvelope(parts: EnvelopeParts): Envelope {
   return {
-    encrypt: (request) => encrypt(parts, request),
-    decrypt: (request) => decrypt(parts, request),
-    reEncrypt: (request) => reEncrypt(parts, request),
+    encrypt: (request) => stillServed(parts, encrypt(parts, request)),
+    decrypt: (request) => stillServed(parts, decrypt(parts, request)),
+    reEncrypt: async (request) => stillServed(parts, await reEncrypt(parts, request)),
     dataKeys: (request) => generateDataKeys(parts, request),
     dataKey: (request) => generateDataKey(parts, request),
     dataKeyPair: (request) => generateDataKeyPair(parts, request),

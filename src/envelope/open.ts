@@ -251,6 +251,7 @@ const REFUSALS: ReadonlySet<string> = new Set<MessageErrorCode>([
   'KEY_TABLE_FULL',
   // Not the ciphertext is bad and no retry helps: the catalog was changed, or is another root key's.
   'ROOT_KEY_INVALID',
+  'CATALOG_UNAVAILABLE',
 ])
 
 const UNOPENABLE: ReadonlySet<string> = new Set(['KMS_KEY_NOT_FOUND', 'KMS_KEY_USAGE_INVALID'])

@@ -64,12 +64,38 @@ export function authorizedKey(
 
 /** After an await: nothing is handed out under a KMS key whose disabling was acknowledged meanwhile. */
 export function assertStillUsable({ registry }: EnvelopeParts, kmsKey: KmsKey): void {
-  assertUsable(registry.current(kmsKey.id) ?? kmsKey)
+  const latest = registry.current(kmsKey.id) ?? kmsKey
+  registry.assertServed(latest)
+  assertUsable(latest)
 }
 
 /** The same for keys of any spec. */
 export function assertStillEnabled({ registry }: EnvelopeParts, kmsKey: KmsKey): void {
-  assertEnabled(registry.current(kmsKey.id) ?? kmsKey)
+  const latest = registry.current(kmsKey.id) ?? kmsKey
+  registry.assertServed(latest)
+  assertEnabled(latest)
+}
+
+/**
+ * The last look before an outcome is handed out: a process that was stopped in between does not know what happened to
+ * the keys meanwhile. Throws CATALOG_UNAVAILABLE.
+ */
+export function stillServed(
+  { registry }: Pick<EnvelopeParts, 'registry'>,
+  result: MaybePromise<BatchResult>,
+): MaybePromise<BatchResult> {
+  if (result instanceof Promise) return result.then((settled) => served(registry, settled))
+  return served(registry, result)
+}
+
+function served(registry: KmsKeyRegistry, result: BatchResult): BatchResult {
+  try {
+    for (const { kmsKey } of result.uses) registry.assertServed(kmsKey)
+    return result
+  } catch (error) {
+    result.slot.release()
+    throw error
+  }
 }
 
 /** What a key wraps under now. */

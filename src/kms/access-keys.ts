@@ -151,6 +151,7 @@ export class AccessKeys {
         await insertAccessKey(transaction, stored, changeNumber)
       })
       this.#replace(stored)
+      await this.#catalog.acknowledged()
       return { secretAccessKey: secret.toString(), sessionToken, record: recordOf(stored) }
     } finally {
       secret.fill(0)
@@ -170,6 +171,16 @@ export class AccessKeys {
       revokeAccessKey(transaction, id, revokedAtMs, changeNumber),
     )
     this.#replace({ ...stored, sealedSecret: new Uint8Array(0), revokedAtMs })
+    await this.#catalog.acknowledged()
+  }
+
+  /** Takes in what other nodes have changed after `since`, or all there is. */
+  async follow(since: number | undefined): Promise<void> {
+    for (const stored of await readAccessKeys(this.#catalog.db, since)) {
+      // What was read may be older than a revocation by this node, and none is ever taken back.
+      const revoked = this.#stored.get(stored.id)?.revokedAtMs ?? null
+      if (revoked === null || stored.revokedAtMs !== null) this.#replace(stored)
+    }
   }
 
   /**

@@ -61,6 +61,7 @@ export class Aliases {
       if (movedFrom !== kmsKey.id) await assertRoomForAlias(transaction, kmsKey.id)
       const moved = { name: row, kmsKeyId: kmsKey.id }
       await catalogKeys.updateAlias(transaction, moved, this.#parts.nowMs(), changeNumber)
+      await catalogKeys.touchKeys(transaction, [movedFrom], changeNumber)
     })
     // The other key's record still lists the alias.
     if (movedFrom !== kmsKey.id) registry.forget(movedFrom)
@@ -72,7 +73,9 @@ export class Aliases {
     const row = registry.rowOfAlias(alias, region)
     const { kmsKeyId } = await readExistingAlias(catalog.db, row)
     await registry.change(kmsKeyId, 'DeleteAlias', async (transaction) => {
-      await readExistingAlias(transaction, row)
+      const now = await readExistingAlias(transaction, row)
+      // Somebody moved it meanwhile: it is not the alias that was to be deleted.
+      if (now.kmsKeyId !== kmsKeyId) throw new KeyfoldError('ALIAS_NOT_FOUND')
       await catalogKeys.deleteAlias(transaction, row)
     })
     registry.setAlias(alias, region, undefined)

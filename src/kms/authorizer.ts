@@ -51,6 +51,7 @@ export class Authorizer implements KeyAuthorizer {
   readonly #location: Location
   readonly #identityPolicies: Pick<IdentityPolicies, 'of' | 'onChange'>
   readonly #nowMs: () => number
+  readonly #assertServed: (kmsKey: KmsKey) => void
   readonly #policies = new LRUCache<string, Policy | typeof NOT_VALID>({ max: POLICIES_MAX })
   /** By record, so that what concerns an old one is never met again, and goes when it goes. */
   #asked = new WeakMap<KmsKey, AskedOfKey>()
@@ -59,12 +60,15 @@ export class Authorizer implements KeyAuthorizer {
   constructor(options: {
     readonly location: Location
     readonly identityPolicies: Pick<IdentityPolicies, 'of' | 'onChange'>
+    /** Throws where a key may have been changed by others without this process knowing; absent: there are no others. */
+    readonly assertServed?: (kmsKey: KmsKey) => void
     /** Milliseconds since 1970, for aws:CurrentTime. */
     readonly nowMs?: () => number
   }) {
     this.#location = options.location
     this.#identityPolicies = options.identityPolicies
     this.#nowMs = options.nowMs ?? Date.now
+    this.#assertServed = options.assertServed ?? (() => undefined)
     options.identityPolicies.onChange(() => this.#forget())
   }
 
@@ -91,13 +95,14 @@ export class Authorizer implements KeyAuthorizer {
     return decision
   }
 
-  /** Throws ACCESS_DENIED. */
+  /** Throws ACCESS_DENIED, or CATALOG_UNAVAILABLE where what is decided by may be out of date. */
   authorize(
     principal: Principal,
     action: Action,
     kmsKey: KmsKey,
     attributes: RequestAttributes,
   ): void {
+    this.#assertServed(kmsKey)
     refuseUnless(this.decide(principal, action, kmsKey, attributes))
   }
 

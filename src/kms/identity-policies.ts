@@ -26,6 +26,8 @@ export class IdentityPolicies {
   /** By principal, each in the order of names. */
   readonly #policies = new Map<string, readonly Attached[]>()
   readonly #listeners: (() => void)[] = []
+  /** Grows with every change. */
+  #changes = 0
 
   static async load(catalog: Catalog): Promise<IdentityPolicies> {
     const policies = new IdentityPolicies(catalog)
@@ -91,15 +93,40 @@ export class IdentityPolicies {
       await upsertIdentityPolicy(transaction, { principalArn, name, document }, changeNumber)
     })
     this.#replace(principalArn, name, attached(policy))
+    await this.#catalog.acknowledged()
   }
 
   /** Throws POLICY_NOT_FOUND. */
   async delete(principalArn: string, name: string): Promise<void> {
     this.get(principalArn, name)
-    await this.#catalog.change((transaction) =>
-      deleteIdentityPolicy(transaction, { principalArn, name }),
+    await this.#catalog.change((transaction, changeNumber) =>
+      deleteIdentityPolicy(transaction, { principalArn, name }, changeNumber),
     )
     this.#replace(principalArn, name, undefined)
+    await this.#catalog.acknowledged()
+  }
+
+  /** Takes in what other nodes have changed after `since` and what they removed, or all there is. */
+  async follow(since: number | undefined, removed: readonly string[]): Promise<void> {
+    let changes: number
+    let stored: readonly StoredIdentityPolicy[]
+    do {
+      changes = this.#changes
+      stored = await readIdentityPolicies(this.#catalog.db, since)
+      // A change by this node came between, and what was read may be from before it.
+    } while (changes !== this.#changes)
+    if (since === undefined) {
+      this.#policies.clear()
+      this.#tellListeners()
+    }
+    for (const name of removed) {
+      const [principalArn = '', policy = ''] = name.split(' ')
+      this.#replace(principalArn, policy, undefined)
+    }
+    // After the removals: what was removed may have been put again.
+    for (const policy of stored) {
+      this.#replace(policy.principalArn, policy.name, attached(policy))
+    }
   }
 
   /** Called in the tick in which a change becomes visible. */
@@ -112,6 +139,11 @@ export class IdentityPolicies {
     const now = policy === undefined ? kept : [...kept, policy].sort(byName)
     if (now.length === 0) this.#policies.delete(principalArn)
     else this.#policies.set(principalArn, now)
+    this.#tellListeners()
+  }
+
+  #tellListeners(): void {
+    this.#changes++
     for (const listener of this.#listeners) listener()
   }
 }

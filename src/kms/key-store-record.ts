@@ -31,6 +31,8 @@ export interface Place {
   /** Goes up with every connecting and disconnecting: an attempt that finds another number has lost its purpose. */
   attempt: number
   retry: NodeJS.Timeout | undefined
+  /** It is connected because another node was asked to: how that ends here is not for the catalog. */
+  follows: boolean
   /** What is under way. Never rejects. */
   settled: Promise<void>
 }
@@ -43,6 +45,7 @@ export function placeOf(stored: StoredKeyStore): Place {
     opened: undefined,
     attempt: 0,
     retry: undefined,
+    follows: false,
     settled: Promise.resolve(),
   }
 }

@@ -110,6 +110,54 @@ export class KeyStores {
     }
   }
 
+  /**
+   * What other nodes did to key stores: each node connects for itself and fails for itself; that one is to be connected,
+   * or not, is for all.
+   */
+  follow(): Promise<void> {
+    return this.#exclusively(async () => {
+      const rows = await catalogKeyStores.readKeyStores(this.#options.catalog.db)
+      const gone = new Set(this.#places.keys())
+      for (const stored of rows) {
+        gone.delete(stored.id)
+        this.#followOne(stored)
+      }
+      for (const id of gone) {
+        this.#putAway(this.#places.get(id) as Place)
+        this.#places.delete(id)
+      }
+    })
+  }
+
+  #followOne(stored: StoredKeyStore): void {
+    const place = this.#places.get(stored.id)
+    if (place === undefined) {
+      const added = placeOf(stored)
+      this.#places.set(stored.id, added)
+      if (isToConnect(stored)) this.#connectLater(added)
+      return
+    }
+    const before = place.stored
+    place.stored = stored
+    if (stored.connectionState === 'DISCONNECTED') {
+      if (place.state !== 'DISCONNECTED' && place.state !== 'DISCONNECTING') this.#putAway(place)
+      return
+    }
+    // Another node's failure is none of ours.
+    if (!isToConnect(stored)) return
+    const isSame = isReachedAs(before, stored)
+    if (!isSame) this.#putAway(place)
+    if (!isSame || place.state === 'DISCONNECTED' || place.state === 'FAILED') {
+      this.#connectLater(place)
+    }
+  }
+
+  #connectLater(place: Place): void {
+    place.state = 'CONNECTING'
+    place.follows = true
+    place.settled = this.#attempt(place, ++place.attempt, KEY_STORE_RETRY_MS_MIN)
+  }
+
   // What is asked about them.
 
   /** By id, then by name. Throws KEY_STORE_NOT_FOUND. */
@@ -234,29 +282,26 @@ export class KeyStores {
       if (kind === 'pkcs11' && !this.#hasModule(settings)) throw new KeyfoldError('HSM_NOT_ACTIVE')
       await this.#store(place, { connectionState: 'CONNECTING', connectionErrorCode: null })
       place.state = 'CONNECTING'
+      place.follows = false
       place.settled = this.#attempt(place, ++place.attempt, undefined)
       return recordOf(place)
     })
   }
 
-  /** From then on its keys are Unavailable. Errors: KEY_STORE_NOT_FOUND, KEY_STORE_STATE_INVALID. */
-  disconnect(reference: string): Promise<KeyStoreRecord> {
-    return this.#exclusively(async () => {
+  /** From then on its keys are Unavailable, on every node. Errors: KEY_STORE_NOT_FOUND, KEY_STORE_STATE_INVALID. */
+  async disconnect(reference: string): Promise<KeyStoreRecord> {
+    const disconnected = await this.#exclusively(async () => {
       const place = this.#find(reference)
       const { state } = place
       if (state === 'DISCONNECTED' || state === 'DISCONNECTING') {
         throw stateInvalid(place, 'it is not connected')
       }
       await this.#store(place, { connectionState: 'DISCONNECTED', connectionErrorCode: null })
-      place.attempt++
-      clearTimeout(place.retry)
-      const { opened } = place
-      place.opened = undefined
-      place.state = opened === undefined ? 'DISCONNECTED' : 'DISCONNECTING'
-      if (opened !== undefined) place.settled = this.#closeDisconnected(place, opened)
-      this.#tellListeners(place)
+      this.#putAway(place)
       return recordOf(place)
     })
+    await this.#options.catalog.acknowledged()
+    return disconnected
   }
 
   /** Errors: as of create, KEY_STORE_NOT_FOUND, KEY_STORE_STATE_INVALID. */
@@ -368,7 +413,7 @@ export class KeyStores {
       if (!isCurrent()) return false
       try {
         const connectionErrorCode = 'code' in outcome ? outcome.code : null
-        await this.#store(place, { connectionState, connectionErrorCode })
+        if (!place.follows) await this.#store(place, { connectionState, connectionErrorCode })
       } catch (error) {
         // What stands in the catalog is that it shall be connected: the next start will try.
         this.#options.log(`the state of key store ${place.stored.name}: ${messageOf(error)}`)
@@ -379,6 +424,16 @@ export class KeyStores {
       this.#tellListeners(place)
       return true
     })
+  }
+
+  /** From this tick on nothing is handed to it. */
+  #putAway(place: Place): void {
+    this.#giveUp(place)
+    const { opened } = place
+    place.opened = undefined
+    place.state = opened === undefined ? 'DISCONNECTED' : 'DISCONNECTING'
+    if (opened !== undefined) place.settled = this.#closeDisconnected(place, opened)
+    this.#tellListeners(place)
   }
 
   async #closeDisconnected(place: Place, opened: KeyStore): Promise<void> {
@@ -502,6 +557,17 @@ export class KeyStores {
 
 type Replacement = Pick<StoredKeyStore, 'name' | 'keepsOpenKeys'> & {
   readonly settings: KeyStoreSettings
+}
+
+function isToConnect({ connectionState }: StoredKeyStore): boolean {
+  return connectionState === 'CONNECTED' || connectionState === 'CONNECTING'
+}
+
+function isReachedAs(before: StoredKeyStore, after: StoredKeyStore): boolean {
+  const [a, b] = [before, after].map(({ settings, sealedSecret, keepsOpenKeys }) =>
+    [settings, keepsOpenKeys, Buffer.from(sealedSecret ?? []).toString('hex')].join(),
+  )
+  return a === b
 }
 
 /** As AWS forms it. */

@@ -157,6 +157,11 @@ export interface KmsKeyRegistry {
   /** By the 16 bytes that a ciphertext carries. `undefined` where memory does not hold it. */
   peekById(idBytes: Uint8Array): KmsKey | undefined
   resolveById(idBytes: Uint8Array): Promise<KmsKey>
+  /**
+   * Throws CATALOG_UNAVAILABLE while others may have changed the key and this node would not know: asked before anything
+   * is done under it, and again before the outcome is handed out.
+   */
+  assertServed(kmsKey: KmsKey): void
   /** The latest record of a key that was seen before; undefined where it left memory or is gone. */
   current(id: string): KmsKey | undefined
   /** Called in the same tick in which a change becomes visible. */

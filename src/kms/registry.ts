@@ -12,6 +12,7 @@ import { KeyfoldError } from '../errors.ts'
 import type { KeyMaterial } from '../key-stores/key-store.ts'
 import { assertOperable, type KeyOperation } from './key-states.ts'
 import type { Grant, KeyOrigin, KeyState, KmsKey, KmsKeyRegistry } from './kms-key.ts'
+import { servedAloneMs } from './served-alone.ts'
 import { keyArn, keyIdBytes, keyIdsOfBytes, parseKeyReference, replicaRowId } from './reference.ts'
 
 /** Keys and aliases kept in memory; the rest is read when it is named. */
@@ -127,6 +128,10 @@ export class KeyRegistry implements KmsKeyRegistry {
     return this.#records.get(id) ?? this.#removed.get(id)
   }
 
+  assertServed(kmsKey: KmsKey): void {
+    this.#catalog.lease.assertHeld(() => servedAloneMs(kmsKey))
+  }
+
   onChange(listener: (kmsKeyId: string) => void): void {
     this.#listeners.push(listener)
   }
@@ -153,17 +158,13 @@ export class KeyRegistry implements KmsKeyRegistry {
     work: (transaction: CatalogTransaction, changeNumber: number, now: KmsKey) => Promise<boolean>,
   ): Promise<boolean> {
     const removed = await this.#catalog.change(async (transaction, changeNumber) => {
-      const grants = await this.#grantsOf(transaction, id)
+      const grants = await this.#grantsOf(transaction, id, changeNumber)
       const now = this.#recordOf(await readExisting(transaction, id), grants, this.#epoch)
       return (await work(transaction, changeNumber, now)) ? now : undefined
     })
     if (removed === undefined) return false
-    for (const alias of removed.aliases) this.setAlias(alias, removed.region, undefined)
-    this.#removed.set(
-      id,
-      Object.freeze({ ...removed, materials: new Map(), epoch: this.#epoch + 1 }),
-    )
-    this.forget(id)
+    this.#forgetRemoved(removed)
+    await this.#catalog.acknowledged()
     return true
   }
 
@@ -174,7 +175,7 @@ export class KeyRegistry implements KmsKeyRegistry {
     work: Change<readonly Grant[]>,
   ): Promise<KmsKey> {
     return this.#commit(id, async (transaction, changeNumber) => {
-      const grants = await this.#grantsOf(transaction, id)
+      const grants = await this.#grantsOf(transaction, id, changeNumber)
       const now = this.#recordOf(await readExisting(transaction, id), grants, this.#epoch)
       assertOperable(operation, now)
       return work(transaction, changeNumber, now)
@@ -200,21 +201,98 @@ export class KeyRegistry implements KmsKeyRegistry {
   ): Promise<KmsKey> {
     const { stored, grants } = await this.#catalog.change(async (transaction, changeNumber) => {
       const grants = await work(transaction, changeNumber)
+      await catalogKeys.touchKeys(transaction, [id], changeNumber)
       return { stored: await readExisting(transaction, id), grants }
     })
     this.#changes++
     const before = this.#records.get(id)
-    const after = this.#recordOf(stored, grants, this.#epoch + 1)
-    const moved = before === undefined || !isSameMaterial(before, after)
-    if (moved) this.#epoch++
-    const record = moved ? after : Object.freeze({ ...after, epoch: before.epoch })
+    const { record, moved } = this.#renewed(before, stored, grants)
     this.#records.set(id, record)
     this.#removed.delete(id)
     this.#peeked.clear()
     // Tags, aliases, grants and policies leave data keys where they are: they are asked for at every use.
     if (moved) for (const listener of this.#listeners) listener(id)
     this.#renewRelatives(record)
+    await this.#catalog.acknowledged()
     return record
+  }
+
+  // What other nodes change.
+
+  /** These keys, or their aliases, grants or tags, are not what they were; some may be gone. */
+  async follow(ids: readonly string[]): Promise<void> {
+    // Whoever reads the catalog now reads again.
+    this.#changes++
+    const touched = new Set(ids)
+    const owners = new Set(ids.map(catalogKeys.materialOwner))
+    for (const [alias, id] of this.#aliases.entries()) {
+      if (touched.has(id)) this.#aliases.delete(alias)
+    }
+    this.#peeked.clear()
+    // Material is shared by a family, whose keys are not all touched by a change of it.
+    const known = [...this.#records.values()].filter(
+      ({ id, keyId, multiRegion }) =>
+        touched.has(id) || (multiRegion !== undefined && owners.has(keyId)),
+    )
+    for (const { id } of known) await this.#readAgain(id)
+    const remembered = new Set(known.map(({ id }) => id))
+    // Of keys that left memory data keys may be left.
+    for (const id of ids) {
+      if (!remembered.has(id)) for (const listener of this.#listeners) listener(id)
+    }
+  }
+
+  /** Nothing that is remembered can be relied on. */
+  forgetAll(): void {
+    const ids = [...this.#records.keys()]
+    this.#aliases.clear()
+    this.#removed.clear()
+    this.#peeked.clear()
+    this.#changes++
+    this.#epoch++
+    for (const id of ids) this.forget(id)
+  }
+
+  /** In memory a key stays itself while its material does: data keys live on. */
+  async #readAgain(id: string): Promise<void> {
+    for (;;) {
+      const before = this.#records.get(id)
+      if (before === undefined) return
+      const stored = await catalogKeys.readKey(this.#catalog.db, id)
+      const grants = (await readGrants(this.#catalog.db, id)).map(grantOf)
+      // A change by this node came first, and what was read may be from before it.
+      if (this.#records.get(id) !== before) continue
+      if (stored === undefined || stored.state === 'Deleted') {
+        this.#forgetRemoved(before)
+        return
+      }
+      const { record, moved } = this.#renewed(before, stored, grants)
+      this.#records.set(id, record)
+      this.#peeked.clear()
+      if (moved) for (const listener of this.#listeners) listener(id)
+      return
+    }
+  }
+
+  /** What follows `before`: where state or material moved it has an epoch of its own. */
+  #renewed(
+    before: KmsKey | undefined,
+    stored: catalogKeys.StoredKey,
+    grants: readonly Grant[],
+  ): { readonly record: KmsKey; readonly moved: boolean } {
+    const after = this.#recordOf(stored, grants, this.#epoch + 1)
+    const moved = before === undefined || !isSameMaterial(before, after)
+    if (moved) this.#epoch++
+    return { moved, record: moved ? after : Object.freeze({ ...after, epoch: before.epoch }) }
+  }
+
+  #forgetRemoved(removed: KmsKey): void {
+    for (const alias of removed.aliases) this.setAlias(alias, removed.region, undefined)
+    this.#removed.set(
+      removed.id,
+      Object.freeze({ ...removed, materials: new Map(), epoch: this.#epoch + 1 }),
+    )
+    this.forget(removed.id)
   }
 
   /** New material of a multi-Region key is its relatives' too, from the same tick on. */
@@ -325,7 +403,7 @@ export class KeyRegistry implements KmsKeyRegistry {
       if (known !== undefined) return known
       const changes = this.#changes
       const stored = await readExisting(this.#catalog.db, id)
-      const grants = await this.#grantsOf(this.#catalog.db, id)
+      const grants = (await readGrants(this.#catalog.db, id)).map(grantOf)
       if (this.#changes !== changes) continue
       const record = this.#recordOf(stored, grants, this.#epoch)
       this.#records.set(id, record)
@@ -334,11 +412,13 @@ export class KeyRegistry implements KmsKeyRegistry {
   }
 
   /**
-   * Those of memory where it has the key, for they came through here; a change of one grant would otherwise read 50,000.
-   * Within a transaction nothing else is committed meanwhile.
+   * Those of memory where it has the key and has followed every change before this one; a change of one grant would
+   * otherwise read 50,000. Within a change nothing else is committed meanwhile.
    */
-  async #grantsOf(db: Queries, id: string): Promise<readonly Grant[]> {
-    return this.#records.get(id)?.grants ?? (await readGrants(db, id)).map(grantOf)
+  async #grantsOf(db: Queries, id: string, changeNumber: number): Promise<readonly Grant[]> {
+    const known = this.#records.get(id)?.grants
+    if (known !== undefined && this.#catalog.followed >= changeNumber - 1) return known
+    return (await readGrants(db, id)).map(grantOf)
   }
 
   #recordOf(stored: catalogKeys.StoredKey, grants: readonly Grant[], epoch: number): KmsKey {

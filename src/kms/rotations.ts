@@ -44,6 +44,12 @@ export interface RotationEntry {
     | undefined
 }
 
+/** May refuse, and says what changes besides the version. */
+type RotationCheck = (
+  transaction: CatalogTransaction,
+  now: KmsKey,
+) => Promise<{ readonly nextRotationAtMs?: number }>
+
 export class Rotations {
   readonly #parts: KmsParts
 
@@ -104,27 +110,41 @@ export class Rotations {
     const kmsKey = await registry.load(id)
     if (!this.#isDue(kmsKey)) return false
     try {
-      await this.#rotate(kmsKey, 'AUTOMATIC', async (_transaction, now) => {
+      return await this.#rotateIfFirst(kmsKey, async (_transaction, now) => {
         if (!this.#isDue(now)) throw new KeyfoldError('KMS_KEY_ROTATING')
         // From the rotation, not from when it was due: a server that slept for years makes up for one of them.
         return { nextRotationAtMs: this.#parts.nowMs() + now.rotationPeriodDays * DAY_MS }
       })
     } catch (error) {
-      // Somebody else did it, or the key is not to be rotated any more.
+      // The key is not to be rotated any more.
       if (!this.#isDue(await registry.load(id))) return false
       throw error
     }
-    return true
   }
 
-  /** A rotation that its use asks for, whatever its period says; the period counts from here. */
-  async rotateNow(id: string): Promise<KmsKey> {
+  /** A rotation that something else than its period asks for; the period counts from here. False where it does not. */
+  async rotateWhere(
+    id: string,
+    isDue: (transaction: CatalogTransaction) => Promise<boolean>,
+  ): Promise<boolean> {
     const kmsKey = await this.#parts.registry.load(id)
-    return this.#rotate(kmsKey, 'AUTOMATIC', async (_transaction, { rotationPeriodDays }) =>
-      rotationPeriodDays === undefined
+    return this.#rotateIfFirst(kmsKey, async (transaction, { rotationPeriodDays }) => {
+      if (!(await isDue(transaction))) throw new KeyfoldError('KMS_KEY_ROTATING')
+      return rotationPeriodDays === undefined
         ? {}
-        : { nextRotationAtMs: this.#parts.nowMs() + rotationPeriodDays * DAY_MS },
-    )
+        : { nextRotationAtMs: this.#parts.nowMs() + rotationPeriodDays * DAY_MS }
+    })
+  }
+
+  /** False where another node has done it, or it is not to be done any more. */
+  async #rotateIfFirst(kmsKey: KmsKey, check: RotationCheck): Promise<boolean> {
+    try {
+      await this.#rotate(kmsKey, 'AUTOMATIC', check)
+      return true
+    } catch (error) {
+      if (error instanceof KeyfoldError && error.code === 'KMS_KEY_ROTATING') return false
+      throw error
+    }
   }
 
   #isDue<K extends KmsKey>(kmsKey: K): kmsKey is K & { readonly rotationPeriodDays: number } {
@@ -173,15 +193,7 @@ export class Rotations {
     return kmsKey
   }
 
-  /** `check` may refuse, and says what changes besides the version. */
-  async #rotate(
-    kmsKey: KmsKey,
-    rotation: RotationType,
-    check: (
-      transaction: CatalogTransaction,
-      now: KmsKey,
-    ) => Promise<{ readonly nextRotationAtMs?: number }>,
-  ): Promise<KmsKey> {
+  async #rotate(kmsKey: KmsKey, rotation: RotationType, check: RotationCheck): Promise<KmsKey> {
     const { registry, keyStores, nowMs } = this.#parts
     const version = kmsKey.currentVersion + 1
     const store = keyStores.storeOf(kmsKey)

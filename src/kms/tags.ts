@@ -1,9 +1,15 @@
 /** Tags of KMS keys: what people sort, bill and write policies by. */
 import * as catalogKeys from '../catalog/keys.ts'
 import { KeyfoldError } from '../errors.ts'
-import { TAG_KEY_CHARACTERS_MAX, TAG_VALUE_CHARACTERS_MAX, TAGS_MAX } from '../limits.ts'
+import {
+  SERVED_ALONE_SECONDS_MAX,
+  TAG_KEY_CHARACTERS_MAX,
+  TAG_VALUE_CHARACTERS_MAX,
+  TAGS_MAX,
+} from '../limits.ts'
 import type { KmsKey } from './kms-key.ts'
 import type { KmsParts } from './parts.ts'
+import { parseServedAloneSeconds, SERVED_ALONE_TAG } from './served-alone.ts'
 
 export class Tags {
   readonly #parts: KmsParts
@@ -47,6 +53,9 @@ export function checkTags(tags: ReadonlyMap<string, string>): void {
     }
     if (key.length < 1 || key.length > TAG_KEY_CHARACTERS_MAX) {
       throw new KeyfoldError('TAG_INVALID', `keys have 1 to ${TAG_KEY_CHARACTERS_MAX} characters`)
+    }
+    if (key === SERVED_ALONE_TAG && parseServedAloneSeconds(value) === undefined) {
+      throw new KeyfoldError('TAG_INVALID', `${key}: 0 to ${SERVED_ALONE_SECONDS_MAX} seconds`)
     }
     if (value.length > TAG_VALUE_CHARACTERS_MAX) {
       throw new KeyfoldError(

@@ -74,6 +74,7 @@ export class Tokens {
       insertToken(transaction, stored, changeNumber),
     )
     this.#replace(stored)
+    await this.#catalog.acknowledged()
     return { token: `${PREFIX}_${id}_${secret}`, record: recordOf(stored) }
   }
 
@@ -90,6 +91,16 @@ export class Tokens {
       revokeToken(transaction, id, revokedAtMs, changeNumber),
     )
     this.#replace({ ...stored, revokedAtMs })
+    await this.#catalog.acknowledged()
+  }
+
+  /** Takes in what other nodes have changed after `since`, or all there is. */
+  async follow(since: number | undefined): Promise<void> {
+    for (const stored of await readTokens(this.#catalog.db, since)) {
+      // What was read may be older than a revocation by this node, and none is ever taken back.
+      const revoked = this.#tokens.get(stored.id)?.revokedAtMs ?? null
+      if (revoked === null || stored.revokedAtMs !== null) this.#replace(stored)
+    }
   }
 
   /** Who sends this token; undefined where it is none of ours, expired or revoked. */

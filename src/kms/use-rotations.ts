@@ -20,17 +20,15 @@ export class UseRotations implements DueWork {
   }
 
   due({ afterId, limit }: DuePage): Promise<readonly string[]> {
-    return this.#overused({ afterId, limit })
+    const page = { afterId, limit, messagesMax: this.#messagesMax }
+    return readOverused(this.#parts.catalog.db, page)
   }
 
   async finish(id: string): Promise<boolean> {
     // Its material may be new since it was found: then the count is that of the new one.
-    if ((await this.#overused({ id, afterId: '', limit: 1 })).length === 0) return false
-    await this.#rotations.rotateNow(id)
-    return true
-  }
-
-  #overused(page: Omit<Parameters<typeof readOverused>[1], 'messagesMax'>) {
-    return readOverused(this.#parts.catalog.db, { ...page, messagesMax: this.#messagesMax })
+    return this.#rotations.rotateWhere(id, async (transaction) => {
+      const page = { id, afterId: '', limit: 1, messagesMax: this.#messagesMax }
+      return (await readOverused(transaction, page)).length > 0
+    })
   }
 }

@@ -96,6 +96,21 @@ const STORE_GAUGES: readonly [string, string, (store: StoreFigures) => number][]
   ],
 ]
 
+type NodeCounters = NonNullable<EngineCounters['node']>
+
+const NODE_FIGURES: readonly [string, string, (counters: NodeCounters) => number][] = [
+  ['change_number', 'the last change of the catalog that is in force here', (n) => n.changeNumber],
+  ['lag_seconds', 'since the start of the last poll of the catalog', (n) => n.lagMs / 1_000],
+  ['lease_held', '1 while this node may serve by what it knows', (n) => Number(n.leaseHeld)],
+  ['lease_renewals_total', 'polls of the catalog that renewed the lease', (n) => n.renewals],
+  [
+    'leases_lost_total',
+    'times that the lease had run out before it was renewed',
+    (n) => n.leasesLost,
+  ],
+  ['errors_total', 'polls of the catalog that failed', (n) => n.failures],
+]
+
 export class Metrics {
   readonly #registry = new Registry()
   readonly #routes = new Map<string, RouteFigures>()
@@ -123,6 +138,7 @@ export class Metrics {
         },
       })
     }
+    if (engine.counters().node !== undefined) this.#registerNode(engine)
     new Gauge({
       name: 'keyfold_implementation',
       help: '1, labelled with the implementation of AES-GCM in use',
@@ -131,6 +147,34 @@ export class Metrics {
     }).set({ implementation: engine.crypto.implementation }, 1)
     this.#registerStores(engine)
     this.#registerRoutes()
+  }
+
+  /** How well this node follows the catalog that it shares. */
+  #registerNode(engine: Engine): void {
+    for (const [name, help, read] of NODE_FIGURES) {
+      const collected = {
+        name: `keyfold_catalog_${name}`,
+        help,
+        registers: [this.#registry],
+      }
+      const figure = (): number => read(engine.counters().node as NodeCounters)
+      if (name.endsWith('_total')) {
+        new Counter({
+          ...collected,
+          collect() {
+            this.reset()
+            this.inc(figure())
+          },
+        })
+      } else {
+        new Gauge({
+          ...collected,
+          collect() {
+            this.set(figure())
+          },
+        })
+      }
+    }
   }
 
   route(name: string): RouteFigures {

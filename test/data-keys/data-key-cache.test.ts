@@ -156,7 +156,7 @@ function createCache(
 ): DataKeyCache {
   return new DataKeyCache({
     crypto,
-    registry: { current: () => current },
+    registry: { current: () => current, assertServed: () => undefined },
     keyStoreOf: () => store,
     missBudget: new MissBudget({ burst: options.budget ?? 100_000, perSecond: 1 }, () => nowMs),
     limits: LIMITS,
