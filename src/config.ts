@@ -234,10 +234,10 @@ export const SETTINGS = [
   {
     ...setting(
       'catalog',
-      'postgres://USER@HOST/DATABASE, a catalog that several nodes share (a file in the data directory)',
-      parseCatalogUrl,
+      'postgres://USER@HOST/DATABASE, which several nodes share; embedded: a file in the data directory (embedded)',
+      (value) => (value === 'embedded' ? undefined : parseCatalogUrl(value)),
     ),
-    isSecret: ({ password }: CatalogUrl) => password !== undefined,
+    isSecret: (url: CatalogUrl | undefined) => url?.password !== undefined,
   },
   setting('catalogPasswordFile', 'file of the password of the shared catalog', text),
   setting('listen', 'HOST:PORT (127.0.0.1:8790); beyond loopback TLS is needed', address),
@@ -471,10 +471,7 @@ function configOf(values: Values): Config {
 }
 
 function catalogOf({ catalog, catalogPasswordFile: file }: Values): Config['catalog'] {
-  if (catalog === undefined) {
-    if (file === undefined) return undefined
-    throw new KeyfoldError('CONFIG_INVALID', 'catalogPasswordFile needs catalog')
-  }
+  if (catalog === undefined) return undefined
   const { password, ...address } = catalog
   return { ...address, password: () => password ?? (file && readFileSync(file, 'utf8').trim()) }
 }

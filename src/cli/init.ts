@@ -14,13 +14,23 @@ export function addInit(program: Command): void {
     )
     .option('--config <file>', 'JSON file of settings')
     .option('--json', 'print JSON')
-  addSettings(command, ['data', 'region', 'account', 'rootKeySource', 'rootKeyFile', 'crypto'])
+  addSettings(command, [
+    'data',
+    'catalog',
+    'catalogPasswordFile',
+    'region',
+    'account',
+    'rootKeySource',
+    'rootKeyFile',
+    'crypto',
+  ])
   command.addHelpText(
     'after',
     `
 Examples:
   keyfold init --data /var/lib/keyfold
-  KEYFOLD_ROOT_KEY=$(cat /run/secrets/root-key) keyfold init --root-key-source environment`,
+  KEYFOLD_ROOT_KEY=$(cat /run/secrets/root-key) keyfold init --root-key-source environment
+  keyfold init --catalog postgres://keyfold@db.example/keyfold --catalog-password-file /run/secrets/catalog`,
   )
   command.action(
     async (flags: SettingTexts & { readonly config?: string; readonly json?: boolean }) => {

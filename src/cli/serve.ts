@@ -23,7 +23,7 @@ export function addServe(program: Command): void {
     .option('--config <file>', 'JSON file of settings')
     .addOption(
       new Option('--dev', 'temporary data, loopback, a token and an access key, printed').conflicts(
-        ['data', 'rootKeySource', 'rootKeyFile'],
+        ['data', 'catalog', 'rootKeySource', 'rootKeyFile'],
       ),
     )
     .option(
@@ -56,6 +56,8 @@ export function addSettings(command: Command, names?: readonly (keyof SettingTex
 
 const VALUE_NAMES: Readonly<Record<string, string>> = {
   data: 'dir',
+  catalog: 'url',
+  catalogPasswordFile: 'file',
   listen: 'host:port',
   tlsCert: 'file',
   tlsKey: 'file',
@@ -87,8 +89,13 @@ async function serve({
 function temporaryData(): SettingTexts {
   const directory = mkdtempSync(join(tmpdir(), 'keyfold-'))
   process.on('exit', () => rmSync(directory, { recursive: true, force: true }))
-  // Whatever else is configured: a server to try out touches no root key that somebody needs.
-  return { data: directory, rootKeySource: 'file', rootKeyFile: join(directory, 'root.key') }
+  // Whatever else is configured: a server to try out touches no catalog and no root key that somebody needs.
+  return {
+    data: directory,
+    catalog: 'embedded',
+    rootKeySource: 'file',
+    rootKeyFile: join(directory, 'root.key'),
+  }
 }
 
 /** Resolves at the first signal to end; a second one ends the process at once. SIGHUP: the terminal is gone. */

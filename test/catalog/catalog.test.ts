@@ -14,7 +14,9 @@ import { KeyStores } from '../../dist/kms/key-stores.js'
 import { Kms } from '../../dist/kms/kms.js'
 import { AccessKeys } from '../../dist/kms/access-keys.js'
 import { Tokens } from '../../dist/kms/tokens.js'
+import { loadConfig } from '../../dist/config.js'
 import { describeCatalogs } from './places.ts'
+import { describeWithPostgres } from './postgres.ts'
 
 const countOf = async (catalog: Catalog, table: 'kmsKeys' | 'keyMaterials'): Promise<number> =>
   (await catalog.db.selectFrom(table).select('createdAtMs').execute()).length
@@ -35,6 +37,40 @@ const keyRow = (id = ID) => ({
   currentVersion: 1,
   createdAtMs: 1,
   changeNumber: 1,
+})
+
+describeWithPostgres('nodes that start together', (postgres) => {
+  test('run each step once, and find the same catalog', async () => {
+    const url = await postgres.createDatabase()
+    const options = {
+      dataDirectory: '/nowhere',
+      catalog: loadConfig({ flags: { catalog: url } }).catalog,
+      region: 'eu-west-1',
+      account: '111122223333',
+    }
+    const catalogs = await Promise.all(Array.from({ length: 6 }, () => openCatalog(options)))
+    const names = await postgres.query(url, 'select name from migrations order by name')
+    expect(names.length).toBeGreaterThanOrEqual(5)
+    expect(new Set(names.map(({ name }) => name)).size).toBe(names.length)
+    const [row] = await postgres.query(url, 'select count(*)::int as rows from catalog')
+    expect(row).toEqual({ rows: 1 })
+    for (const catalog of catalogs) await catalog.close()
+  })
+
+  test('of another region than the first are refused, all but one', async () => {
+    const url = await postgres.createDatabase()
+    const { catalog } = loadConfig({ flags: { catalog: url } })
+    const outcomes = await Promise.allSettled(
+      ['eu-west-1', 'eu-west-2', 'eu-west-3'].map((region) =>
+        openCatalog({ dataDirectory: '/nowhere', catalog, region, account: '111122223333' }),
+      ),
+    )
+    expect(outcomes.filter(({ status }) => status === 'fulfilled')).toHaveLength(1)
+    for (const outcome of outcomes) {
+      if (outcome.status === 'fulfilled') await outcome.value.close()
+      else expect(outcome.reason).toMatchObject({ code: 'CONFIG_INVALID' })
+    }
+  })
 })
 
 describe('the file', () => {
