@@ -58,6 +58,11 @@ export interface Config {
     | { readonly source: 'file'; readonly file: string }
     | { readonly source: 'environment' }
     | { readonly source: 'passphrase' }
+    | { readonly source: 'sealed' }
+    /** Files of shares, `-` for stdin; none: KEYFOLD_ROOT_KEY_SHARES. */
+    | { readonly source: 'shares'; readonly files: readonly string[] }
+  /** Says which key store seals the root key, where one does. */
+  readonly rootKeyStoreFile: string
   /** KEYFOLD_CRYPTO: one implementation, `native` (any native one, or refuse to start), or the best there is. */
   readonly crypto: 'vaes' | 'aesni' | 'node' | 'native' | 'auto'
   readonly memoryLock: 'require' | 'warn'
@@ -268,10 +273,20 @@ export const SETTINGS = [
   ),
   setting(
     'rootKeySource',
-    'file (the default), environment (KEYFOLD_ROOT_KEY) or passphrase (KEYFOLD_PASSPHRASE)',
-    oneOf('file', 'environment', 'passphrase'),
+    'file (the default), environment (KEYFOLD_ROOT_KEY), passphrase (KEYFOLD_PASSPHRASE), sealed or shares',
+    oneOf('file', 'environment', 'passphrase', 'sealed', 'shares'),
   ),
   setting('rootKeyFile', 'file of the root key; root.key in the data directory by default', text),
+  setting(
+    'rootKeyStore',
+    'file that names the key store that seals the root key; root-store.json in the data directory',
+    text,
+  ),
+  setting(
+    'rootKeyShareFiles',
+    'files of shares of the root key, comma-separated, - for stdin; otherwise KEYFOLD_ROOT_KEY_SHARES',
+    list(text),
+  ),
   setting('crypto', `one of ${CRYPTO.join(', ')} (auto)`, oneOf(...CRYPTO)),
   setting(
     'memoryLock',
@@ -439,10 +454,8 @@ function configOf(values: Values): Config {
     region: values.region ?? 'us-east-1',
     otherRegions: (values.otherRegions ?? []).filter((region) => region !== values.region),
     account: values.account ?? '000000000000',
-    rootKey:
-      values.rootKeySource === undefined || values.rootKeySource === 'file'
-        ? { source: 'file', file: values.rootKeyFile ?? join(dataDirectory, 'root.key') }
-        : { source: values.rootKeySource },
+    rootKey: rootKeyOf(values, dataDirectory),
+    rootKeyStoreFile: values.rootKeyStore ?? join(dataDirectory, 'root-store.json'),
     crypto: values.crypto ?? 'auto',
     memoryLock: values.memoryLock ?? 'warn',
     workers: values.workers ?? 2,
@@ -476,6 +489,18 @@ function catalogOf({ catalog, catalogPasswordFile: file }: Values): Config['cata
   return { ...address, password: () => password ?? (file && readFileSync(file, 'utf8').trim()) }
 }
 
+function rootKeyOf(values: Values, dataDirectory: string): Config['rootKey'] {
+  const { rootKeySource: source = 'file' } = values
+  switch (source) {
+    case 'file':
+      return { source, file: values.rootKeyFile ?? join(dataDirectory, 'root.key') }
+    case 'shares':
+      return { source, files: values.rootKeyShareFiles ?? [] }
+    default:
+      return { source }
+  }
+}
+
 function tlsOf(values: Values): Config['tls'] {
   const { tlsCert, tlsKey, clientCa, xksClientName } = values
   if (xksClientName !== undefined && clientCa === undefined) {
@@ -496,6 +521,10 @@ function defaultDataDirectory(): string {
   const base = process.env['XDG_DATA_HOME']
   return join(base === undefined || base === '' ? join(homedir(), '.local/share') : base, 'keyfold')
 }
+
+/** What a rotation of the root key moves to stands in the variable with _NEXT behind its name. */
+export type SecretName =
+  `${'KEYFOLD_ROOT_KEY' | 'KEYFOLD_PASSPHRASE' | 'KEYFOLD_ROOT_KEY_SHARES'}${'' | '_NEXT'}`
 
 /**
  * A secret from the environment, which is forgotten there: neither a child process nor a report of the

@@ -11,10 +11,10 @@ import {
   type AuditLog,
 } from './audit/audit-log.ts'
 import { openCatalog, type Catalog } from './catalog/catalog.ts'
-import { SharedRootFiles } from './catalog/root-files.ts'
+import { pullRootFiles } from './catalog/root-files.ts'
 import type { Config } from './config.ts'
 import { chooseCrypto } from './crypto/choose.ts'
-import type { Crypto, KeyHandle, KeyTableUsage } from './crypto/crypto.ts'
+import type { Crypto, KeyTableUsage } from './crypto/crypto.ts'
 import { DataKeyCache, type DataKeyCounters } from './data-keys/data-key-cache.ts'
 import { MissBudget } from './data-keys/miss-budget.ts'
 import type { Envelope } from './envelope/batch.ts'
@@ -23,7 +23,8 @@ import { KeyfoldError } from './errors.ts'
 import type { GuardFigures } from './key-stores/guard.ts'
 import { GuardedKeyStore, type GuardedStoreSettings } from './key-stores/guarded.ts'
 import { LocalKeyStore } from './key-stores/local.ts'
-import { readRootKey } from './key-stores/root-key.ts'
+import { closeRootKeys, openRootKeys } from './key-stores/root-key.ts'
+import type { RootKeys } from './key-stores/sealing-keys.ts'
 import { SecretSealer } from './key-stores/secret-sealer.ts'
 import { AccessKeys } from './kms/access-keys.ts'
 import { Authorizer } from './kms/authorizer.ts'
@@ -98,17 +99,27 @@ export interface Engine {
 /** How often keys past their age are looked for. */
 const SWEEP_MS = 5_000
 
-/** Errors: CONFIG_INVALID, ROOT_KEY_INVALID, CATALOG_UNAVAILABLE, NATIVE_UNAVAILABLE, AUDIT_UNAVAILABLE. */
+/**
+ * Errors: CONFIG_INVALID, ROOT_KEY_INVALID, what a store of the root key throws, CATALOG_UNAVAILABLE, NATIVE_UNAVAILABLE,
+ * AUDIT_UNAVAILABLE.
+ */
 export async function openEngine(config: Config, options: EngineOptions): Promise<Engine> {
   const crypto = chooseCrypto(config.crypto, { memoryLock: config.memoryLock, log: options.log })
   let catalog: Catalog | undefined
   try {
     // A shared catalog knows its root key; of an embedded one nothing is touched before the root key fits.
-    if (config.catalog !== undefined) catalog = await openCatalog(config)
-    const files = catalog === undefined ? undefined : await SharedRootFiles.load(catalog.db)
-    const root = crypto.importKey(readRootKey(config, crypto, files))
+    if (config.catalog !== undefined) {
+      catalog = await openCatalog(config)
+      await pullRootFiles(catalog.db, config.dataDirectory)
+    }
+    const roots = await openRootKeys(config, crypto)
+    if (roots.previous !== undefined) {
+      options.log(
+        'a rotation of the root key is not complete: stop, and run keyfold root-key rotate',
+      )
+    }
     catalog ??= await openCatalog(config)
-    return await openOn(catalog, root, { config, crypto, ...options })
+    return await openOn(catalog, roots, { config, crypto, ...options })
   } catch (error) {
     await catalog?.close()
     throw error
@@ -117,12 +128,12 @@ export async function openEngine(config: Config, options: EngineOptions): Promis
 
 async function openOn(
   catalog: Catalog,
-  root: KeyHandle,
+  roots: RootKeys,
   { config, crypto, ...options }: EngineOptions & Pick<Engine, 'config' | 'crypto'>,
 ): Promise<Engine> {
-  const local = new LocalKeyStore(crypto, root)
-  const secretSealer = new SecretSealer(crypto, root)
-  crypto.releaseKey(root)
+  const local = new LocalKeyStore(crypto, roots)
+  const secretSealer = new SecretSealer(crypto, roots)
+  closeRootKeys(crypto, roots)
   const { wallClockMs = Date.now, log } = options
   const wraps = new WrapBudgets(catalog, { log, onWornOut: () => scheduler.wake() })
   const openKeyStore =

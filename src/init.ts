@@ -5,8 +5,8 @@
  */
 import { mkdirSync } from 'node:fs'
 
-import { openCatalog, type Catalog } from './catalog/catalog.ts'
-import { SharedRootFiles } from './catalog/root-files.ts'
+import { openCatalog } from './catalog/catalog.ts'
+import { pushRootFiles } from './catalog/root-files.ts'
 import type { Config } from './config.ts'
 import { chooseCrypto } from './crypto/choose.ts'
 import { KeyfoldError } from './errors.ts'
@@ -31,8 +31,8 @@ export async function initDataDirectory(
           'its admin token was shown then',
       )
     }
-    if (catalog.shared) await createSharedRootKey(config, crypto, catalog)
-    else createRootKey(config, crypto)
+    await createRootKey(config, crypto)
+    if (catalog.shared) await pushRootFiles(catalog.db, config.dataDirectory)
     const { token } = await tokens.create({
       name: 'admin',
       principalArn: `arn:aws:iam::${config.account}:root`,
@@ -43,15 +43,4 @@ export async function initDataDirectory(
   } finally {
     await catalog.close()
   }
-}
-
-/** Of two that do this at once one fails: its root key would not open what the other's sealed. */
-async function createSharedRootKey(
-  config: Config,
-  crypto: Parameters<typeof createRootKey>[1],
-  { db }: Catalog,
-): Promise<void> {
-  const files = await SharedRootFiles.load(db)
-  createRootKey(config, crypto, files)
-  await files.save(db)
 }

@@ -63,6 +63,13 @@ export const KEY_MATERIAL_OPEN_MAX = 2_048
 export const KEY_OBJECTS_OPEN_MAX = 512
 export const KEY_OBJECT_AGE_MS_MAX = 300_000
 
+// The root key.
+
+/** Shares of it that people keep: more than these nobody gathers. */
+export const ROOT_KEY_SHARES_MAX = 16
+/** Rows that one transaction of a rotation seals anew: some 10 ms, and what a crash repeats. */
+export const ROOT_ROTATION_PAGE = 256
+
 // Key stores in other systems.
 
 /** A call to one, its second attempt included: what a caller still waits for. */

@@ -36,10 +36,11 @@ const ARROWS: Record<string, readonly string[]> = {
     'audit',
   ],
   init: ['config', 'crypto', 'catalog', 'key-stores', 'kms'],
+  'root-key': ['config', 'crypto', 'catalog', 'key-stores', 'kms'],
   server: ['engine', 'config', 'envelope', 'data-keys', 'kms', 'pool', 'crypto', 'audit'],
   client: [],
   streams: ['client', 'crypto'],
-  cli: ['server', 'client', 'engine', 'config', 'init', 'audit'],
+  cli: ['server', 'client', 'engine', 'config', 'init', 'root-key', 'audit'],
   index: ['client', 'streams'],
 }
 

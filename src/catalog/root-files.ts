@@ -1,37 +1,42 @@
 /**
- * What stands beside the root key of a shared catalog: rows that are written once, with the catalog's first token. They
- * are read before they are needed, for whoever reads them waits for nothing.
+ * What stands beside the root key (src/key-stores/root-key.ts), of a shared catalog: rows that are written once, with the
+ * catalog's first token. Every node has copies of them in its data directory, made at its first start.
  */
 import type { Kysely } from 'kysely'
+import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
 
+import { KeyfoldError } from '../errors.ts'
 import type { CatalogTables } from './schema.ts'
 
-export class SharedRootFiles {
-  readonly #content: Map<string, string>
-  readonly #written = new Map<string, string>()
+const NAMES = ['root.salt', 'root.check', 'root.sealed'] as const
 
-  static async load(db: Kysely<CatalogTables>): Promise<SharedRootFiles> {
-    const rows = await db.selectFrom('rootFiles').selectAll().execute()
-    return new SharedRootFiles(new Map(rows.map(({ name, content }) => [name, content])))
-  }
-
-  private constructor(content: Map<string, string>) {
-    this.#content = content
-  }
-
-  read(name: string): string | undefined {
-    return this.#content.get(name)
-  }
-
-  write(name: string, text: string): void {
-    this.#content.set(name, text)
-    this.#written.set(name, text)
-  }
-
-  /** Fails where another node was faster. */
-  async save(db: Kysely<CatalogTables>): Promise<void> {
-    for (const [name, content] of this.#written) {
-      await db.insertInto('rootFiles').values({ name, content }).execute()
+/** Errors: CONFIG_INVALID (the data directory has another catalog's). */
+export async function pullRootFiles(
+  db: Kysely<CatalogTables>,
+  dataDirectory: string,
+): Promise<void> {
+  const rows = await db.selectFrom('rootFiles').selectAll().execute()
+  mkdirSync(dataDirectory, { recursive: true, mode: 0o700 })
+  for (const { name, content } of rows) {
+    const file = join(dataDirectory, name)
+    if (!existsSync(file)) {
+      writeFileSync(file, content, { mode: 0o600, flag: 'wx', flush: true })
+    } else if (readFileSync(file, 'utf8') !== content) {
+      throw new KeyfoldError('CONFIG_INVALID', `${file} belongs to another catalog`)
     }
+  }
+}
+
+/** What init has made becomes every node's. Fails where another node was faster. */
+export async function pushRootFiles(
+  db: Kysely<CatalogTables>,
+  dataDirectory: string,
+): Promise<void> {
+  for (const name of NAMES) {
+    const file = join(dataDirectory, name)
+    if (!existsSync(file)) continue
+    const content = readFileSync(file, 'utf8')
+    await db.insertInto('rootFiles').values({ name, content }).execute()
   }
 }

@@ -22,6 +22,8 @@ export function addInit(program: Command): void {
     'account',
     'rootKeySource',
     'rootKeyFile',
+    'rootKeyStore',
+    'rootKeyShareFiles',
     'crypto',
   ])
   command.addHelpText(

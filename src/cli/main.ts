@@ -17,6 +17,7 @@ import { addLock } from './lock.ts'
 import { failWith } from './output.ts'
 import { addIdentityPolicies, addPolicy } from './policies.ts'
 import { addRewrap } from './rewrap/rewrap.ts'
+import { addRootKey } from './root-key.ts'
 import { addServe } from './serve.ts'
 import { addTokens } from './tokens.ts'
 
@@ -44,6 +45,7 @@ Exit codes: 0 done, 1 refused or failed, 2 the command line or a setting is wron
 
 addServe(program)
 addInit(program)
+addRootKey(program)
 addKeys(program)
 addKeyStores(program)
 addAliases(program)

@@ -23,7 +23,7 @@ export function addServe(program: Command): void {
     .option('--config <file>', 'JSON file of settings')
     .addOption(
       new Option('--dev', 'temporary data, loopback, a token and an access key, printed').conflicts(
-        ['data', 'catalog', 'rootKeySource', 'rootKeyFile'],
+        ['data', 'catalog', 'rootKeySource', 'rootKeyFile', 'rootKeyStore', 'rootKeyShareFiles'],
       ),
     )
     .option(
@@ -64,6 +64,8 @@ const VALUE_NAMES: Readonly<Record<string, string>> = {
   clientCa: 'file',
   rootKeyFile: 'file',
   pkcs11Modules: 'file',
+  rootKeyStore: 'file',
+  rootKeyShareFiles: 'files',
 }
 
 function valueName(name: string): string {

@@ -61,3 +61,8 @@ export function encodeKeyMaterialAad(fields: {
     .u32(fields.materialVersion)
     .put(keySpec).bytes
 }
+
+/** What everything begins with that a root key of this version sealed, and less than what a later one's did. */
+export function sealedMaterialPrefix(rootVersion: number): Uint8Array {
+  return new Writer(new Uint8Array(HEADER_BYTES)).u8(VERSION).u8(SUITE).u32(rootVersion).bytes
+}

@@ -61,3 +61,8 @@ export function encodeSecretAad(place: SecretPlace, rootVersion: number): Uint8A
   for (const part of parts) writer.u16(part.length).put(part)
   return writer.bytes
 }
+
+/** What everything begins with that a root key of this version sealed, and less than what a later one's did. */
+export function sealedSecretPrefix(rootVersion: number): Uint8Array {
+  return new Writer(new Uint8Array(HEADER_BYTES)).u8(VERSION).u8(SUITE).u32(rootVersion).bytes
+}

@@ -33,6 +33,7 @@ import { WRAPPING_SUITES } from '../format/wrapped-key.ts'
 import {
   CALLER_PLAINTEXT_BYTES_MAX,
   KEY_STORE_CALL_MS_DEFAULT,
+  KEY_STORE_CALL_MS_MAX,
   KEY_STORE_CONNECTIONS_MAX,
   KEY_STORE_CREATE_MS,
 } from '../limits.ts'
@@ -46,6 +47,8 @@ import type {
   NewKeyMaterial,
 } from './key-store.ts'
 import { checkEndpoint, checkStorePart, isStorePart } from './remote.ts'
+import { readSecretFile } from './secret-files.ts'
+import type { StoreSettings } from './store-settings.ts'
 
 export interface AwsKmsSettings {
   readonly region: string
@@ -63,6 +66,30 @@ export interface AwsCredentials {
   readonly accessKeyId: string
   /** The secret access key, asked for now and then; what it gives is filled with zeros after use. */
   readonly openSecret: () => Uint8Array
+}
+
+/** From JSON: region, endpoint, accessKeyId with secretAccessKeyFile, timeoutMs; keyId where keys are not made. */
+export function awsKmsSettings(members: StoreSettings): AwsKmsSettings {
+  const accessKeyId = members.optionalText('accessKeyId')
+  const secretFile = members.optionalText('secretAccessKeyFile')
+  if ((accessKeyId === undefined) !== (secretFile === undefined)) {
+    throw members.wrong('accessKeyId', 'accessKeyId and secretAccessKeyFile are needed together')
+  }
+  return {
+    region: members.text('region'),
+    endpoint: members.optionalText('endpoint'),
+    credentials:
+      accessKeyId === undefined || secretFile === undefined
+        ? undefined
+        : { accessKeyId, openSecret: () => trimmed(readSecretFile(secretFile)) },
+    timeoutMs: members.optionalWhole('timeoutMs', 1, KEY_STORE_CALL_MS_MAX),
+    createsKeys: members.optionalText('keyId') === undefined,
+  }
+}
+
+/** Without the newline that editors leave. */
+function trimmed(bytes: Uint8Array): Uint8Array {
+  return bytes.at(-1) === 0x0a ? bytes.subarray(0, -1) : bytes
 }
 
 type Sdk = typeof sdkTypes

@@ -35,12 +35,12 @@ import type {
   KeyStoreTraits,
   NewKeyMaterial,
 } from './key-store.ts'
+import { SealingKeys, type RootKeys } from './sealing-keys.ts'
 
 export const LOCAL_KEY_STORE = 'local'
 const ROOT_LABEL = 'keyfold/root/v1/material'
 const FINGERPRINT_LABEL = 'keyfold/material/v1/fingerprint'
 const FINGERPRINT_BYTES = 32
-const ROOT_VERSION = 1
 
 /** What the AAD of sealed material says: it never serves another key, version or key spec. */
 type MaterialName = Pick<KeyMaterial, 'kmsKeyId' | 'version' | 'keySpec'>
@@ -60,17 +60,16 @@ export class LocalKeyStore implements KeyStore {
     wrapsMax: undefined,
   }
   readonly #crypto: Crypto
-  /** HKDF of the root key; undefined after lock(). */
-  #sealingKey: KeyHandle | undefined
+  readonly #keys: SealingKeys
   /** By key id and version. */
   readonly #open: LRUCache<string, KeyHandle>
   /** By key id, version and key spec. */
   readonly #keyObjects: LRUCache<string, KeyObject>
 
-  /** Derives from the root key what it needs; the handle stays the caller's. */
-  constructor(crypto: Crypto, root: KeyHandle) {
+  /** Derives from the root key what it needs; the handles stay the caller's. */
+  constructor(crypto: Crypto, roots: RootKeys) {
     this.#crypto = crypto
-    this.#sealingKey = crypto.deriveKey(root, ROOT_LABEL)
+    this.#keys = new SealingKeys(crypto, roots, ROOT_LABEL)
     this.#open = new LRUCache<string, KeyHandle>({
       max: KEY_MATERIAL_OPEN_MAX,
       dispose: (handle) => this.#release(handle),
@@ -90,7 +89,7 @@ export class LocalKeyStore implements KeyStore {
   ): Promise<NewKeyMaterial> {
     const name = { kmsKeyId, version, keySpec }
     // Asked first: an RSA key is seconds of work.
-    this.#root()
+    this.#keys.assertUnlocked()
     if (isAsymmetric(keySpec)) {
       const { privateKey, publicKey } = await generateKeyPair(keySpec)
       return { stored: this.#sealBytes(name, privateKey), publicKey }
@@ -101,8 +100,7 @@ export class LocalKeyStore implements KeyStore {
     }
     const key = this.#crypto.generateKey()
     try {
-      const seal = (aad: Uint8Array) => this.#crypto.wrapKey(this.#root(), aad, key)
-      return { stored: sealMaterial(name, seal), publicKey: undefined }
+      return { stored: this.#sealKey(name, key), publicKey: undefined }
     } finally {
       this.#crypto.releaseKey(key)
     }
@@ -191,6 +189,19 @@ export class LocalKeyStore implements KeyStore {
   /** The catalog's row was the material. */
   readonly destroyKeyMaterial: KeyStore['destroyKeyMaterial'] = () => Promise.resolve()
 
+  /** What `stored` seals, under the current root key. Throws ROOT_KEY_INVALID, LOCKED. */
+  reseal(material: KeyMaterial): Uint8Array {
+    if (material.keySpec !== 'SYMMETRIC_DEFAULT') {
+      return this.#sealBytes(material, this.#unsealBytes(material))
+    }
+    const key = this.#unsealKey(material)
+    try {
+      return this.#sealKey(material, key)
+    } finally {
+      this.#crypto.releaseKey(key)
+    }
+  }
+
   forget(kmsKeyId: Uint8Array): void {
     const prefix = hex(kmsKeyId)
     for (const open of [this.#open, this.#keyObjects]) {
@@ -203,13 +214,11 @@ export class LocalKeyStore implements KeyStore {
   lock(): void {
     this.#open.clear()
     this.#keyObjects.clear()
-    const sealingKey = this.#sealingKey
-    this.#sealingKey = undefined
-    if (sealingKey !== undefined) this.#release(sealingKey)
+    this.#keys.lock()
   }
 
   async probe(): Promise<void> {
-    this.#root()
+    this.#keys.assertUnlocked()
   }
 
   async close(): Promise<void> {
@@ -221,13 +230,11 @@ export class LocalKeyStore implements KeyStore {
     if (material.keySpec !== 'SYMMETRIC_DEFAULT') {
       throw new KeyfoldError('KMS_KEY_USAGE_INVALID', `${material.keySpec} does not wrap`)
     }
-    const sealingKey = this.#root()
+    this.#keys.assertUnlocked()
     const name = `${hex(material.kmsKeyId)}/${material.version}`
     const open = this.#open.get(name)
     if (open !== undefined) return open
-    const opened = unsealMaterial(material, (aad, sealed) =>
-      this.#crypto.unwrapKey(sealingKey, aad, sealed),
-    )
+    const opened = this.#unsealKey(material)
     this.#open.set(name, opened)
     return opened
   }
@@ -236,13 +243,11 @@ export class LocalKeyStore implements KeyStore {
     if (material.keySpec === 'SYMMETRIC_DEFAULT') {
       throw new KeyfoldError('KMS_KEY_USAGE_INVALID', `${material.keySpec} wraps and no more`)
     }
-    const sealingKey = this.#root()
+    this.#keys.assertUnlocked()
     const name = `${hex(material.kmsKeyId)}/${material.version}/${material.keySpec}`
     const open = this.#keyObjects.get(name)
     if (open !== undefined) return open
-    const plaintext = unsealMaterial(material, (aad, sealed) =>
-      this.#crypto.unwrapBytes(sealingKey, aad, sealed),
-    )
+    const plaintext = this.#unsealBytes(material)
     try {
       const opened = openKeyObject(material, plaintext)
       this.#keyObjects.set(name, opened)
@@ -255,15 +260,43 @@ export class LocalKeyStore implements KeyStore {
   /** Takes the plaintext over: filled with zeros on return. */
   #sealBytes(name: MaterialName, plaintext: Uint8Array): Uint8Array {
     try {
-      return sealMaterial(name, (aad) => this.#crypto.wrapBytes(this.#root(), aad, plaintext))
+      const { rootVersion, key } = this.#keys.current
+      const sealed = this.#crypto.wrapBytes(key, materialAad(name, rootVersion), plaintext)
+      return encodeSealedKeyMaterial({ rootVersion, sealed })
     } finally {
       plaintext.fill(0)
     }
   }
 
-  #root(): KeyHandle {
-    if (this.#sealingKey === undefined) throw new KeyfoldError('LOCKED')
-    return this.#sealingKey
+  #sealKey(name: MaterialName, material: KeyHandle): Uint8Array {
+    const { rootVersion, key } = this.#keys.current
+    const sealed = this.#crypto.wrapKey(key, materialAad(name, rootVersion), material)
+    return encodeSealedKeyMaterial({ rootVersion, sealed })
+  }
+
+  #unsealBytes(material: KeyMaterial): Uint8Array {
+    return this.#unseal(material, (key, aad, sealed) => this.#crypto.unwrapBytes(key, aad, sealed))
+  }
+
+  #unsealKey(material: KeyMaterial): KeyHandle {
+    return this.#unseal(material, (key, aad, sealed) => this.#crypto.unwrapKey(key, aad, sealed))
+  }
+
+  #unseal<T>(
+    material: KeyMaterial,
+    unseal: (key: KeyHandle, aad: Uint8Array, sealed: Uint8Array) => T,
+  ): T {
+    const { rootVersion, sealed } = decodeSealedKeyMaterial(material.stored)
+    const key = this.#keys.of(rootVersion)
+    try {
+      return unseal(key, materialAad(material, rootVersion), sealed)
+    } catch (cause) {
+      // Not the caller's ciphertext but our own catalog does not open: a swapped row, or another root key.
+      if (cause instanceof KeyfoldError && cause.code === 'DECRYPT_FAILED') {
+        throw new KeyfoldError('ROOT_KEY_INVALID', undefined, cause)
+      }
+      throw cause
+    }
   }
 
   #release(handle: KeyHandle): void {
@@ -273,27 +306,6 @@ export class LocalKeyStore implements KeyStore {
       // After wipeAllKeys the slot is gone already, which is what was wanted.
       if (!(error instanceof KeyfoldError && error.code === 'KEY_HANDLE_STALE')) throw error
     }
-  }
-}
-
-function sealMaterial(name: MaterialName, seal: (aad: Uint8Array) => Uint8Array): Uint8Array {
-  const sealed = seal(materialAad(name, ROOT_VERSION))
-  return encodeSealedKeyMaterial({ rootVersion: ROOT_VERSION, sealed })
-}
-
-function unsealMaterial<T>(
-  material: KeyMaterial,
-  unseal: (aad: Uint8Array, sealed: Uint8Array) => T,
-): T {
-  const { rootVersion, sealed } = decodeSealedKeyMaterial(material.stored)
-  try {
-    return unseal(materialAad(material, rootVersion), sealed)
-  } catch (cause) {
-    // Not the caller's ciphertext but our own catalog does not open: a swapped row, or another root key.
-    if (cause instanceof KeyfoldError && cause.code === 'DECRYPT_FAILED') {
-      throw new KeyfoldError('ROOT_KEY_INVALID', undefined, cause)
-    }
-    throw cause
   }
 }
 

@@ -1,189 +1,222 @@
 /**
- * The root key of the local key store: where it comes from, and how a wrong one is told at once. In the data
+ * The root key of the local key store: how a wrong one is told at once, and how another takes its place. In the data
  * directory:
  *
- *     root.key     64 hex digits, mode 0600         rootKeySource file
- *     root.salt    32 hex digits, mode 0600         rootKeySource passphrase: salt of scrypt
- *     root.check   hex, mode 0600; a key wrapped under the root key opens under no other
+ *     root.key        64 hex digits, mode 0600              rootKeySource file
+ *     root.salt       32 hex digits, mode 0600              rootKeySource passphrase: salt of scrypt
+ *     root.sealed     src/format/sealed-root-key.ts         rootKeySource sealed
+ *     root.check      [VERSION] and hex, mode 0600; a key wrapped under the root key opens under no other
+ *     root.previous   VERSION and hex, mode 0600; the root key before, wrapped under this one: a rotation is under way
  *
- * Nodes that share a catalog find the last two there, and need nothing in their data directories but, with
- * rootKeySource file, the root key.
+ * A rotation turns with root.check, which is replaced in one step: before it the old root key is the root key, and
+ * whatever else was written is of no account; behind it the new one is, and has the old one in its hands until everything
+ * is sealed anew.
  */
-import { randomBytes, scryptSync } from 'node:crypto'
-import { existsSync, mkdirSync, readFileSync, statSync, writeFileSync } from 'node:fs'
-import { dirname, join } from 'node:path'
+import { existsSync, readFileSync } from 'node:fs'
+import { join } from 'node:path'
 
-import { takeSecret, type Config } from '../config.ts'
-import type { Crypto } from '../crypto/crypto.ts'
+import type { Crypto, KeyHandle } from '../crypto/crypto.ts'
 import { KeyfoldError } from '../errors.ts'
+import {
+  createRootKeySource,
+  nextRootKey,
+  notInitialised,
+  promoteNextRootKey,
+  rootKeyLoaders,
+  type RootKeyConfig,
+} from './root-key-sources.ts'
+import type { RootKeys } from './sealing-keys.ts'
+import { eraseFile, eraseGone, replaceFile } from './secret-files.ts'
 
-type RootKeyConfig = Pick<Config, 'dataDirectory' | 'rootKey'>
+const CHECK_LABEL = 'keyfold/root/v1/check'
+const PREVIOUS_LABEL = 'keyfold/root/v1/previous'
+const LINE_PATTERN = /^(?:([1-9]\d{0,8}) )?((?:[0-9a-f]{2})+)$/
+const FIRST_VERSION = 1
 
-/** What stands beside the root key, wherever that is. */
-export interface RootFiles {
-  read(name: RootFileName): string | undefined
-  write(name: RootFileName, text: string): void
+/** A wrapped key and the version of the root key that it is about. */
+interface VersionedLine {
+  readonly version: number
+  readonly wrapped: Uint8Array
 }
 
-export type RootFileName = 'root.salt' | 'root.check'
+/** The root key, 32 bytes, which the caller fills with zeros. Errors: CONFIG_INVALID, ROOT_KEY_INVALID, and a store's. */
+export async function readRootKey(config: RootKeyConfig, crypto: Crypto): Promise<Uint8Array> {
+  const check = readCheck(config)
+  let failure: unknown
+  for (const load of rootKeyLoaders(config, crypto, check.version)) {
+    try {
+      const rootKey = await load()
+      if (passes(check, crypto, rootKey)) return rootKey
+      rootKey.fill(0)
+      failure ??= new KeyfoldError('ROOT_KEY_INVALID', config.dataDirectory)
+    } catch (error) {
+      // The first is the one that was configured: what is wrong with it is what has to be told.
+      failure ??= error
+    }
+  }
+  throw failure
+}
 
-function filesIn(dataDirectory: string): RootFiles {
-  return {
-    read: (name) => {
-      const file = join(dataDirectory, name)
-      return existsSync(file) ? readFileSync(file, 'utf8').trim() : undefined
-    },
-    write: (name, text) =>
-      writeFileSync(join(dataDirectory, name), text, { mode: 0o600, flag: 'wx', flush: true }),
+/** For as long as it takes to derive from them: the caller owes closeRootKeys. Errors: as readRootKey. */
+export async function openRootKeys(config: RootKeyConfig, crypto: Crypto): Promise<RootKeys> {
+  const current = {
+    version: readCheck(config).version,
+    key: crypto.importKey(await readRootKey(config, crypto)),
+  }
+  const previous = readPrevious(config)
+  if (previous === undefined) {
+    // A rotation that was cut off at its very end.
+    eraseGone(previousFile(config))
+    return { current }
+  }
+  const { version, wrapped } = previous
+  try {
+    const key = crypto.unwrapKey(current.key, previousAad(version), wrapped)
+    return { current, previous: { version, key } }
+  } catch (cause) {
+    crypto.releaseKey(current.key)
+    throw new KeyfoldError('ROOT_KEY_INVALID', previousFile(config), cause)
   }
 }
 
-const ROOT_KEY_BYTES = 32
-const SALT_BYTES = 16
-const SALT_PATTERN = /^[0-9a-f]{32}$/
-/** 128 MiB and a few hundred ms a guess (RFC 7914; OWASP's strongest parameters). */
-const SCRYPT = { N: 2 ** 17, r: 8, p: 1, maxmem: 2 ** 28 }
-const CHECK_AAD = Buffer.from('keyfold/root/v1/check')
-
-/** The root key, 32 bytes, which the caller hands on or fills with zeros. Errors: CONFIG_INVALID, ROOT_KEY_INVALID. */
-export function readRootKey(
-  config: RootKeyConfig,
-  crypto: Crypto,
-  files: RootFiles = filesIn(config.dataDirectory),
-): Uint8Array {
-  const rootKey = loadRootKey(config, files)
-  checkRootKey(config, crypto, { rootKey, files, mode: 'verify' })
-  return rootKey
+export function closeRootKeys(crypto: Crypto, { current, previous }: RootKeys): void {
+  crypto.releaseKey(current.key)
+  if (previous !== undefined) crypto.releaseKey(previous.key)
 }
 
 /** Makes a root key where there is none yet, and what is needed to know it again. Can be run again. */
-export function createRootKey(
+export async function createRootKey(config: RootKeyConfig, crypto: Crypto): Promise<void> {
+  await createRootKeySource(config, crypto)
+  if (existsSync(checkFile(config))) {
+    ;(await readRootKey(config, crypto)).fill(0)
+    return
+  }
+  const [load] = rootKeyLoaders(config, crypto, FIRST_VERSION)
+  const key = crypto.importKey(await load())
+  replaceFile(checkFile(config), checkText(crypto, key, FIRST_VERSION))
+  crypto.releaseKey(key)
+}
+
+export interface RootKeyState {
+  readonly version: number
+  /** What is not sealed anew yet is sealed under this version; undefined unless a rotation is under way. */
+  readonly previousVersion: number | undefined
+}
+
+/** Of the files; whether the root key is at hand is another question. Throws CONFIG_INVALID, ROOT_KEY_INVALID. */
+export function rootKeyState(config: RootKeyConfig): RootKeyState {
+  const { version } = readCheck(config)
+  return { version, previousVersion: readPrevious(config)?.version }
+}
+
+/** The version that new shares are of: init's, or the next rotation's. */
+export function nextRootVersion(config: RootKeyConfig): number {
+  return existsSync(checkFile(config)) ? readCheck(config).version + 1 : FIRST_VERSION
+}
+
+/**
+ * Makes another key the root key; or, where a rotation is under way, does what its first half has left to do. The
+ * caller owes closeRootKeys. From here to finishRootRotation both are at hand. Errors: as readRootKey.
+ */
+export async function beginRootRotation(
   config: RootKeyConfig,
   crypto: Crypto,
-  files: RootFiles = filesIn(config.dataDirectory),
-): void {
-  if (config.rootKey.source === 'file' && !existsSync(config.rootKey.file)) {
-    const rootKey = randomBytes(ROOT_KEY_BYTES)
-    mkdirSync(dirname(config.rootKey.file), { recursive: true, mode: 0o700 })
-    writeFileSync(config.rootKey.file, `${rootKey.toString('hex')}\n`, {
-      mode: 0o600,
-      flag: 'wx',
-      flush: true,
-    })
-    rootKey.fill(0)
-  }
-  if (config.rootKey.source === 'passphrase' && files.read('root.salt') === undefined) {
-    files.write('root.salt', randomBytes(SALT_BYTES).toString('hex'))
-  }
-  const rootKey = loadRootKey(config, files)
-  checkRootKey(config, crypto, { rootKey, files, mode: 'create' })
-  rootKey.fill(0)
+  nextShareFiles: readonly string[],
+): Promise<RootKeys> {
+  const turned = readPrevious(config) !== undefined
+  const roots = turned
+    ? await openRootKeys(config, crypto)
+    : await turn(config, crypto, nextShareFiles)
+  promoteNextRootKey(config)
+  return roots
 }
 
-function loadRootKey(config: RootKeyConfig, files: RootFiles): Uint8Array {
-  switch (config.rootKey.source) {
-    case 'file':
-      return readRootKeyFile(config.rootKey.file)
-    case 'environment':
-      return decodeRootKey(
-        Buffer.from(requiredSecret('KEYFOLD_ROOT_KEY', 'the root key as 64 hex digits')),
-        'KEYFOLD_ROOT_KEY',
-      )
-    case 'passphrase': {
-      const digits = files.read('root.salt')
-      if (digits === undefined) throw notInitialised(config)
-      // What is no hex would be left out in silence, and an empty salt is none.
-      if (!SALT_PATTERN.test(digits)) {
-        throw new KeyfoldError(
-          'CONFIG_INVALID',
-          `${join(config.dataDirectory, 'root.salt')}: 32 hex digits are needed`,
-        )
-      }
-      const salt = Buffer.from(digits, 'hex')
-      const passphrase = requiredSecret('KEYFOLD_PASSPHRASE', 'the passphrase')
-      return scryptSync(passphrase.normalize('NFC'), salt, ROOT_KEY_BYTES, SCRYPT)
-    }
-  }
+/** Nothing is sealed under the root key before any more: it goes for good. */
+export function finishRootRotation(config: RootKeyConfig): void {
+  eraseFile(previousFile(config))
 }
 
-function readRootKeyFile(file: string): Uint8Array {
-  if (!existsSync(file)) {
-    throw new KeyfoldError('CONFIG_INVALID', `there is no root key ${file}: run keyfold init first`)
-  }
-  if ((statSync(file).mode & 0o077) !== 0) {
-    throw new KeyfoldError('CONFIG_INVALID', `others can read the root key: chmod 600 ${file}`)
-  }
-  const digits = readFileSync(file)
+async function turn(
+  config: RootKeyConfig,
+  crypto: Crypto,
+  nextShareFiles: readonly string[],
+): Promise<RootKeys> {
+  const check = readCheck(config)
+  const { version } = check
+  const previous = { version, key: crypto.importKey(await readRootKey(config, crypto)) }
   try {
-    return decodeRootKey(digits, file)
-  } finally {
-    digits.fill(0)
+    const bytes = await nextRootKey(config, crypto, version + 1, nextShareFiles)
+    if (passes(check, crypto, bytes)) {
+      bytes.fill(0)
+      throw new KeyfoldError('CONFIG_INVALID', 'the root key to move to is the one that there is')
+    }
+    const current = { version: version + 1, key: crypto.importKey(bytes) }
+    const wrapped = crypto.wrapKey(current.key, previousAad(version), previous.key)
+    replaceFile(previousFile(config), `${version} ${Buffer.from(wrapped).toString('hex')}`)
+    replaceFile(checkFile(config), checkText(crypto, current.key, current.version))
+    return { current, previous }
+  } catch (error) {
+    crypto.releaseKey(previous.key)
+    throw error
   }
 }
 
-/** 64 hex digits, and a newline. Not by way of a string: those cannot be wiped. */
-function decodeRootKey(digits: Uint8Array, where: string): Uint8Array {
-  const rootKey = new Uint8Array(ROOT_KEY_BYTES)
-  const length = digits.at(-1) === 0x0a ? digits.length - 1 : digits.length
-  let usable = length === 2 * ROOT_KEY_BYTES
-  for (let i = 0; usable && i < length; i++) {
-    const value = '0123456789abcdef'.indexOf(String.fromCharCode(digits[i] as number).toLowerCase())
-    usable = value >= 0
-    rootKey[i >> 1] = ((rootKey[i >> 1] as number) << 4) | value
-  }
-  if (!usable) throw new KeyfoldError('CONFIG_INVALID', `${where}: 64 hex digits are needed`)
-  return rootKey
-}
-
-function requiredSecret(name: 'KEYFOLD_ROOT_KEY' | 'KEYFOLD_PASSPHRASE', what: string): string {
-  const secret = takeSecret(name)
-  if (secret === undefined || secret === '') {
-    throw new KeyfoldError('CONFIG_INVALID', `set ${name}: ${what}`)
-  }
-  return secret
-}
-
-/** Tells a wrong root key before anything is served, or written under it. */
-function checkRootKey(
-  config: RootKeyConfig,
-  crypto: Crypto,
-  {
-    rootKey,
-    files,
-    mode,
-  }: {
-    readonly rootKey: Uint8Array
-    readonly files: RootFiles
-    readonly mode: 'create' | 'verify'
-  },
-): void {
+function passes({ version, wrapped }: VersionedLine, crypto: Crypto, rootKey: Uint8Array): boolean {
   const key = crypto.importKey(Uint8Array.from(rootKey))
   try {
-    const check = files.read('root.check')
-    if (check !== undefined) {
-      const wrapped = Buffer.from(check, 'hex')
-      crypto.releaseKey(crypto.unwrapKey(key, CHECK_AAD, wrapped))
-    } else if (mode === 'create') {
-      const random = crypto.generateKey()
-      const wrapped = Buffer.from(crypto.wrapKey(key, CHECK_AAD, random)).toString('hex')
-      crypto.releaseKey(random)
-      files.write('root.check', wrapped)
-    } else {
-      throw notInitialised(config)
-    }
+    crypto.releaseKey(crypto.unwrapKey(key, checkAad(version), wrapped))
+    return true
   } catch (cause) {
-    if (cause instanceof KeyfoldError && cause.code === 'DECRYPT_FAILED') {
-      throw new KeyfoldError('ROOT_KEY_INVALID', config.dataDirectory, cause)
-    }
+    if (cause instanceof KeyfoldError && cause.code === 'DECRYPT_FAILED') return false
     throw cause
   } finally {
     crypto.releaseKey(key)
   }
 }
 
-function notInitialised(config: RootKeyConfig): KeyfoldError {
-  return new KeyfoldError(
-    'CONFIG_INVALID',
-    `${config.dataDirectory} is no data directory: run keyfold init first`,
-  )
+function checkText(crypto: Crypto, rootKey: KeyHandle, version: number): string {
+  const random = crypto.generateKey()
+  const wrapped = crypto.wrapKey(rootKey, checkAad(version), random)
+  crypto.releaseKey(random)
+  const digits = Buffer.from(wrapped).toString('hex')
+  return version === FIRST_VERSION ? digits : `${version} ${digits}`
+}
+
+/** What the first version's says was written before there were others. */
+function checkAad(version: number): Uint8Array {
+  return Buffer.from(version === FIRST_VERSION ? CHECK_LABEL : `${CHECK_LABEL}/${version}`)
+}
+
+function previousAad(version: number): Uint8Array {
+  return Buffer.from(`${PREVIOUS_LABEL}/${version}`)
+}
+
+function readCheck(config: RootKeyConfig): VersionedLine {
+  if (!existsSync(checkFile(config))) throw notInitialised(config)
+  return readLine(checkFile(config))
+}
+
+/** undefined also where it was written and the rotation did not turn: the version in it is the present one still. */
+function readPrevious(config: RootKeyConfig): VersionedLine | undefined {
+  if (!existsSync(previousFile(config))) return undefined
+  const previous = readLine(previousFile(config))
+  return previous.version === readCheck(config).version ? undefined : previous
+}
+
+function readLine(file: string): VersionedLine {
+  const match = LINE_PATTERN.exec(readFileSync(file, 'utf8').trim())
+  if (match === null) throw new KeyfoldError('ROOT_KEY_INVALID', `${file} was changed`)
+  const [, version, digits = ''] = match
+  return {
+    version: version === undefined ? FIRST_VERSION : Number(version),
+    wrapped: Buffer.from(digits, 'hex'),
+  }
+}
+
+function checkFile(config: RootKeyConfig): string {
+  return join(config.dataDirectory, 'root.check')
+}
+
+function previousFile(config: RootKeyConfig): string {
+  return join(config.dataDirectory, 'root.previous')
 }

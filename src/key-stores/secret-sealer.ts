@@ -2,7 +2,7 @@
  * Seals the secrets that the catalog keeps for the server's own use (src/format/sealed-secret.ts) under a key derived
  * from the root key: without the root key the catalog is noise.
  */
-import type { Crypto, KeyHandle } from '../crypto/crypto.ts'
+import type { Crypto } from '../crypto/crypto.ts'
 import { KeyfoldError } from '../errors.ts'
 import {
   decodeSealedSecret,
@@ -10,32 +10,32 @@ import {
   encodeSecretAad,
   type SecretPlace,
 } from '../format/sealed-secret.ts'
+import { SealingKeys, type RootKeys } from './sealing-keys.ts'
 
 const ROOT_LABEL = 'keyfold/root/v1/secrets'
-const ROOT_VERSION = 1
 
 export class SecretSealer {
   readonly #crypto: Crypto
-  /** HKDF of the root key; undefined after lock(). */
-  #sealingKey: KeyHandle | undefined
+  readonly #keys: SealingKeys
 
-  /** Derives from the root key what it needs; the handle stays the caller's. */
-  constructor(crypto: Crypto, root: KeyHandle) {
+  /** Derives from the root key what it needs; the handles stay the caller's. */
+  constructor(crypto: Crypto, roots: RootKeys) {
     this.#crypto = crypto
-    this.#sealingKey = crypto.deriveKey(root, ROOT_LABEL)
+    this.#keys = new SealingKeys(crypto, roots, ROOT_LABEL)
   }
 
   /** Errors: LOCKED. */
   seal(place: SecretPlace, secret: Uint8Array): Uint8Array {
-    const aad = encodeSecretAad(place, ROOT_VERSION)
-    const sealed = this.#crypto.wrapBytes(this.#root(), aad, secret)
-    return encodeSealedSecret({ rootVersion: ROOT_VERSION, sealed })
+    const { rootVersion, key } = this.#keys.current
+    const sealed = this.#crypto.wrapBytes(key, encodeSecretAad(place, rootVersion), secret)
+    return encodeSealedSecret({ rootVersion, sealed })
   }
 
   /** The secret, which the caller fills with zeros. Errors: LOCKED, ROOT_KEY_INVALID. */
   open(place: SecretPlace, stored: Uint8Array): Uint8Array {
-    const sealingKey = this.#root()
+    this.#keys.assertUnlocked()
     const { rootVersion, sealed } = decodeSealedSecret(stored)
+    const sealingKey = this.#keys.of(rootVersion)
     try {
       return this.#crypto.unwrapBytes(sealingKey, encodeSecretAad(place, rootVersion), sealed)
     } catch (cause) {
@@ -47,20 +47,17 @@ export class SecretSealer {
     }
   }
 
-  lock(): void {
-    const sealingKey = this.#sealingKey
-    this.#sealingKey = undefined
-    if (sealingKey === undefined) return
+  /** The same secret under the current root key. Errors: as open. */
+  reseal(place: SecretPlace, stored: Uint8Array): Uint8Array {
+    const secret = this.open(place, stored)
     try {
-      this.#crypto.releaseKey(sealingKey)
-    } catch (error) {
-      // wipeAllKeys came first, which is what was wanted.
-      if (!(error instanceof KeyfoldError && error.code === 'KEY_HANDLE_STALE')) throw error
+      return this.seal(place, secret)
+    } finally {
+      secret.fill(0)
     }
   }
 
-  #root(): KeyHandle {
-    if (this.#sealingKey === undefined) throw new KeyfoldError('LOCKED')
-    return this.#sealingKey
+  lock(): void {
+    this.#keys.lock()
   }
 }

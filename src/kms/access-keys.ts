@@ -93,7 +93,7 @@ export class AccessKey {
   /** The secret, which the caller fills with zeros. Errors: LOCKED, ROOT_KEY_INVALID. */
   openSecret(): Uint8Array {
     const { tokenId, arn } = this.principal
-    const place = placeOf({ id: tokenId, principalArn: arn, xksPrefix: this.xksPrefix })
+    const place = accessKeyPlace({ id: tokenId, principalArn: arn, xksPrefix: this.xksPrefix })
     return this.#sealer.open(place, this.#sealedSecret)
   }
 }
@@ -138,7 +138,7 @@ export class AccessKeys {
       const stored: StoredAccessKey = {
         id,
         principalArn,
-        sealedSecret: this.#sealer.seal(placeOf({ id, principalArn, xksPrefix }), secret),
+        sealedSecret: this.#sealer.seal(accessKeyPlace({ id, principalArn, xksPrefix }), secret),
         sessionTokenHash:
           sessionToken === undefined ? null : hash('sha256', sessionToken, 'buffer'),
         createdAtMs: Date.now(),
@@ -276,7 +276,7 @@ async function assertRoom(
 }
 
 /** A catalog in which a secret was given to another id, principal or prefix does not open. */
-function placeOf(accessKey: {
+export function accessKeyPlace(accessKey: {
   readonly id: string
   readonly principalArn: string
   readonly xksPrefix: string | undefined

@@ -84,7 +84,7 @@ export class Imports {
     }
     const importToken = randomBytes(TOKEN_BYTES)
     const tokenHash = hashOf(importToken)
-    const place = placeOf({
+    const place = importParametersPlace({
       tokenHash,
       kmsKeyId: kmsKey.id,
       wrappingAlgorithm: wrapping.algorithm,
@@ -191,7 +191,7 @@ export class Imports {
     wrapped: Uint8Array,
   ): Promise<Uint8Array> {
     const { sealedPrivateKey, wrappingAlgorithm } = parameters
-    const der = this.#sealer.open(placeOf(parameters), sealedPrivateKey)
+    const der = this.#sealer.open(importParametersPlace(parameters), sealedPrivateKey)
     try {
       for (const spec of WRAPPING_KEY_SPECS) {
         const key = openPrivateKey(spec, der)
@@ -272,7 +272,7 @@ async function enableWaiting(
 }
 
 /** A wrapping key that was moved to another token, KMS key or algorithm does not open. */
-function placeOf({
+export function importParametersPlace({
   tokenHash,
   kmsKeyId,
   wrappingAlgorithm,

@@ -119,11 +119,12 @@ describeCatalogs('migrations', (place) => {
     const catalog = await place.open()
     const crypto = createNodeCrypto()
     const root = crypto.importKey(new Uint8Array(32).fill(7))
-    const sealer = new SecretSealer(crypto, root)
+    const roots = { current: { version: 1, key: root } }
+    const sealer = new SecretSealer(crypto, roots)
     const keyStores = await KeyStores.load({
       catalog,
       sealer,
-      local: new LocalKeyStore(crypto, root),
+      local: new LocalKeyStore(crypto, roots),
       openKeyStore: () => Promise.reject(new Error('there is none')),
       guarded: (store) => store,
       modules: new Set(),

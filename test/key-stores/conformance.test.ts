@@ -8,7 +8,7 @@ import { conformance } from './conformance.ts'
 for (const crypto of implementations) {
   conformance(`the local key store on ${crypto.implementation}`, async () => {
     const root = crypto.importKey(Uint8Array.from(randomBytes(32)))
-    const store = new LocalKeyStore(crypto, root)
+    const store = new LocalKeyStore(crypto, { current: { version: 1, key: root } })
     crypto.releaseKey(root)
     return { store, crypto, close: () => store.close() }
   })

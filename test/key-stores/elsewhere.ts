@@ -61,7 +61,7 @@ class ElsewhereStore extends LocalKeyStore {
 
   constructor(elsewhere: Elsewhere, crypto: Crypto, { kind, id }: KeyStoreAddress) {
     const root = crypto.importKey(createHash('sha256').update(id).digest())
-    super(crypto, root)
+    super(crypto, { current: { version: 1, key: root } })
     crypto.releaseKey(root)
     this.#elsewhere = elsewhere
     this.traits = {

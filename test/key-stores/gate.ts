@@ -30,7 +30,7 @@ export class GatedStore implements KeyStore {
 
   constructor(crypto: Crypto, traits: Partial<KeyStoreTraits> = {}, name = 'elsewhere') {
     const root = crypto.generateKey()
-    this.#inner = new LocalKeyStore(crypto, root)
+    this.#inner = new LocalKeyStore(crypto, { current: { version: 1, key: root } })
     crypto.releaseKey(root)
     this.name = name
     this.traits = { ...this.#inner.traits, ...traits }

@@ -21,7 +21,7 @@ describe.each(implementations)('the local key store on $implementation', (crypto
   /** A store that keeps what it derives from this root key, which is gone afterwards. */
   function open(bytes: Uint8Array): LocalKeyStore {
     const root = crypto.importKey(Uint8Array.from(bytes))
-    const opened = new LocalKeyStore(crypto, root)
+    const opened = new LocalKeyStore(crypto, { current: { version: 1, key: root } })
     crypto.releaseKey(root)
     return opened
   }
@@ -40,7 +40,7 @@ describe.each(implementations)('the local key store on $implementation', (crypto
   test('leaves the root key to whoever handed it in', async () => {
     const root = crypto.importKey(Uint8Array.from(rootKey))
     const before = slotsInUse()
-    await new LocalKeyStore(crypto, root).close()
+    await new LocalKeyStore(crypto, { current: { version: 1, key: root } }).close()
     expect(slotsInUse()).toBe(before)
     crypto.releaseKey(root)
     expect(slotsInUse()).toBe(before - 1)

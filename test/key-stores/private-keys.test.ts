@@ -28,7 +28,7 @@ const rootKey = randomBytes(32)
 const storeOn = (crypto: Crypto): LocalKeyStore => {
   const root = crypto.importKey(Uint8Array.from(rootKey))
   try {
-    return new LocalKeyStore(crypto, root)
+    return new LocalKeyStore(crypto, { current: { version: 1, key: root } })
   } finally {
     crypto.releaseKey(root)
   }

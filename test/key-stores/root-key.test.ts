@@ -24,9 +24,9 @@ const configOf = (flags: SettingTexts = {}): Config =>
   loadConfig({ flags: { data: directory, ...flags } })
 const fileOf = (name: string): string => join(directory, name)
 
-function codeOf(run: () => unknown): string {
+async function codeOf(run: () => Promise<unknown>): Promise<string> {
   try {
-    run()
+    await run()
   } catch (error) {
     expect(error).toBeInstanceOf(KeyfoldError)
     return (error as KeyfoldError).code
@@ -35,28 +35,29 @@ function codeOf(run: () => unknown): string {
 }
 
 describe.each(implementations)('the root key on $implementation', (crypto) => {
-  const read = (flags?: SettingTexts): Buffer => Buffer.from(readRootKey(configOf(flags), crypto))
+  const read = async (flags?: SettingTexts): Promise<Buffer> =>
+    Buffer.from(await readRootKey(configOf(flags), crypto))
   const slotsInUse = (): number => crypto.keyTableUsage().slotsUsed
 
-  test('of a file is 32 random bytes, the same at every start', () => {
-    createRootKey(configOf(), crypto)
+  test('of a file is 32 random bytes, the same at every start', async () => {
+    await createRootKey(configOf(), crypto)
     const text = readFileSync(fileOf('root.key'), 'utf8')
     expect(text).toMatch(/^[0-9a-f]{64}\n$/)
-    expect(read().toString('hex')).toBe(text.trim())
-    createRootKey(configOf(), crypto)
+    expect((await read()).toString('hex')).toBe(text.trim())
+    await createRootKey(configOf(), crypto)
     expect(readFileSync(fileOf('root.key'), 'utf8')).toBe(text)
-    expect(read().toString('hex')).toBe(text.trim())
+    expect((await read()).toString('hex')).toBe(text.trim())
   })
 
-  test('of a file is read in upper case and without the newline as well', () => {
-    createRootKey(configOf(), crypto)
+  test('of a file is read in upper case and without the newline as well', async () => {
+    await createRootKey(configOf(), crypto)
     const text = readFileSync(fileOf('root.key'), 'utf8').trim()
     writeFileSync(fileOf('root.key'), text.toUpperCase())
-    expect(read().toString('hex')).toBe(text)
+    expect((await read()).toString('hex')).toBe(text)
   })
 
-  test('in a file that is not 64 hex digits is refused, and the file is named but not shown', () => {
-    createRootKey(configOf(), crypto)
+  test('in a file that is not 64 hex digits is refused, and the file is named but not shown', async () => {
+    await createRootKey(configOf(), crypto)
     const good = readFileSync(fileOf('root.key'), 'latin1').trim()
     const wrong = [
       '',
@@ -79,7 +80,7 @@ describe.each(implementations)('the root key on $implementation', (crypto) => {
     for (const text of wrong) {
       writeFileSync(fileOf('root.key'), text, 'latin1')
       try {
-        read()
+        await read()
         expect.unreachable(JSON.stringify(text))
       } catch (error) {
         expect((error as KeyfoldError).code, JSON.stringify(text)).toBe('CONFIG_INVALID')
@@ -90,35 +91,35 @@ describe.each(implementations)('the root key on $implementation', (crypto) => {
     expect(slotsInUse()).toBe(slots)
   })
 
-  test('in a file that others can use in any way is refused with the remedy', () => {
-    createRootKey(configOf(), crypto)
+  test('in a file that others can use in any way is refused with the remedy', async () => {
+    await createRootKey(configOf(), crypto)
     for (const mode of [0o604, 0o602, 0o601, 0o640, 0o620, 0o610, 0o644, 0o777]) {
       chmodSync(fileOf('root.key'), mode)
-      expect(() => read()).toThrow(`chmod 600 ${fileOf('root.key')}`)
-      expect(codeOf(read)).toBe('CONFIG_INVALID')
+      await expect(read()).rejects.toThrow(`chmod 600 ${fileOf('root.key')}`)
+      expect(await codeOf(read)).toBe('CONFIG_INVALID')
     }
     for (const mode of [0o600, 0o400]) {
       chmodSync(fileOf('root.key'), mode)
-      expect(read()).toHaveLength(32)
+      expect(await read()).toHaveLength(32)
     }
   })
 
-  test('that differs in one bit is told at once, and leaves nothing in the key table', () => {
-    createRootKey(configOf(), crypto)
-    const good = read()
+  test('that differs in one bit is told at once, and leaves nothing in the key table', async () => {
+    await createRootKey(configOf(), crypto)
+    const good = await read()
     const slots = slotsInUse()
     for (const bit of [0, 7, 100, 255]) {
       const wrong = Buffer.from(good)
       wrong.writeUInt8(wrong.readUInt8(bit >> 3) ^ (1 << (bit & 7)), bit >> 3)
       writeFileSync(fileOf('root.key'), wrong.toString('hex'))
-      expect(codeOf(read)).toBe('ROOT_KEY_INVALID')
-      expect(codeOf(() => createRootKey(configOf(), crypto))).toBe('ROOT_KEY_INVALID')
+      expect(await codeOf(read)).toBe('ROOT_KEY_INVALID')
+      expect(await codeOf(() => createRootKey(configOf(), crypto))).toBe('ROOT_KEY_INVALID')
     }
     expect(slotsInUse()).toBe(slots)
   })
 
-  test('does not pass a check file that was changed, cut, lengthened or is another directory’s', () => {
-    createRootKey(configOf(), crypto)
+  test('does not pass a check file that was changed, cut, lengthened or is another directory’s', async () => {
+    await createRootKey(configOf(), crypto)
     const check = readFileSync(fileOf('root.check'), 'utf8')
     expect(Buffer.from(check, 'hex')).toHaveLength(check.length / 2)
     const wrong = [
@@ -138,40 +139,40 @@ describe.each(implementations)('the root key on $implementation', (crypto) => {
     const slots = slotsInUse()
     for (const text of wrong) {
       writeFileSync(fileOf('root.check'), text)
-      expect(codeOf(read), JSON.stringify(text)).toBe('ROOT_KEY_INVALID')
+      expect(await codeOf(read), JSON.stringify(text)).toBe('ROOT_KEY_INVALID')
     }
     expect(slotsInUse()).toBe(slots)
 
     rmSync(fileOf('root.check'))
     const good = readFileSync(fileOf('root.key'))
     rmSync(fileOf('root.key'))
-    createRootKey(configOf(), crypto)
+    await createRootKey(configOf(), crypto)
     writeFileSync(fileOf('root.key'), good)
-    expect(codeOf(read)).toBe('ROOT_KEY_INVALID')
+    expect(await codeOf(read)).toBe('ROOT_KEY_INVALID')
   })
 
-  test('is not served without its check file: init has to have been there', () => {
-    createRootKey(configOf(), crypto)
+  test('is not served without its check file: init has to have been there', async () => {
+    await createRootKey(configOf(), crypto)
     rmSync(fileOf('root.check'))
-    expect(() => read()).toThrow('keyfold init')
-    expect(codeOf(read)).toBe('CONFIG_INVALID')
+    await expect(read()).rejects.toThrow('keyfold init')
+    expect(await codeOf(read)).toBe('CONFIG_INVALID')
   })
 
-  test('of the environment is those 64 digits, once', () => {
+  test('of the environment is those 64 digits, once', async () => {
     const digits = randomBytes(32).toString('hex')
     const flags = { rootKeySource: 'environment' }
     vi.stubEnv('KEYFOLD_ROOT_KEY', digits)
-    createRootKey(configOf(flags), crypto)
+    await createRootKey(configOf(flags), crypto)
     vi.stubEnv('KEYFOLD_ROOT_KEY', digits)
-    expect(read(flags).toString('hex')).toBe(digits)
+    expect((await read(flags)).toString('hex')).toBe(digits)
     // It was taken out of the environment, and does not come from anywhere else.
-    expect(() => read(flags)).toThrow('set KEYFOLD_ROOT_KEY')
+    await expect(read(flags)).rejects.toThrow('set KEYFOLD_ROOT_KEY')
     for (const text of ['', digits.slice(1), `${digits}0`, `${digits.slice(1)}g`, ` ${digits}`]) {
       vi.stubEnv('KEYFOLD_ROOT_KEY', text)
-      expect(codeOf(() => read(flags))).toBe('CONFIG_INVALID')
+      expect(await codeOf(() => read(flags))).toBe('CONFIG_INVALID')
     }
     vi.stubEnv('KEYFOLD_ROOT_KEY', randomBytes(32).toString('hex'))
-    expect(codeOf(() => read(flags))).toBe('ROOT_KEY_INVALID')
+    expect(await codeOf(() => read(flags))).toBe('ROOT_KEY_INVALID')
     expect(existsSync(fileOf('root.key'))).toBe(false)
   })
 })
@@ -180,17 +181,17 @@ describe.each(implementations)('the root key on $implementation', (crypto) => {
 describe('the root key of a passphrase', () => {
   const crypto = implementations.at(-1) as (typeof implementations)[number]
   const flags = { rootKeySource: 'passphrase' }
-  const withPassphrase = (passphrase: string): Uint8Array => {
+  const withPassphrase = (passphrase: string): Promise<Uint8Array> => {
     vi.stubEnv('KEYFOLD_PASSPHRASE', passphrase)
     return readRootKey(configOf(flags), crypto)
   }
-  const create = (passphrase: string): void => {
+  const create = (passphrase: string): Promise<void> => {
     vi.stubEnv('KEYFOLD_PASSPHRASE', passphrase)
-    createRootKey(configOf(flags), crypto)
+    return createRootKey(configOf(flags), crypto)
   }
 
-  test('is scrypt with N = 2^17, r = 8, p = 1 of its NFC spelling', () => {
-    create('caf\u00e9')
+  test('is scrypt with N = 2^17, r = 8, p = 1 of its NFC spelling', async () => {
+    await create('caf\u00e9')
     const salt = Buffer.from(readFileSync(fileOf('root.salt'), 'utf8'), 'hex')
     expect(salt).toHaveLength(16)
     const expected = scryptSync('caf\u00e9', salt, 32, {
@@ -199,30 +200,29 @@ describe('the root key of a passphrase', () => {
       p: 1,
       maxmem: 268_435_456,
     })
-    expect(Buffer.from(withPassphrase('cafe\u0301'))).toEqual(expected)
+    expect(Buffer.from(await withPassphrase('cafe\u0301'))).toEqual(expected)
   })
 
-  test('is wrong for every other passphrase and for another salt', () => {
-    create('correct horse')
+  test('is wrong for every other passphrase and for another salt', async () => {
+    await create('correct horse')
     for (const wrong of ['correct hors', 'Correct horse', 'correct horse ']) {
-      expect(codeOf(() => withPassphrase(wrong))).toBe('ROOT_KEY_INVALID')
+      expect(await codeOf(() => withPassphrase(wrong))).toBe('ROOT_KEY_INVALID')
     }
-    expect(codeOf(() => withPassphrase(''))).toBe('CONFIG_INVALID')
+    expect(await codeOf(() => withPassphrase(''))).toBe('CONFIG_INVALID')
     writeFileSync(fileOf('root.salt'), '00'.repeat(16))
-    expect(codeOf(() => withPassphrase('correct horse'))).toBe('ROOT_KEY_INVALID')
+    expect(await codeOf(() => withPassphrase('correct horse'))).toBe('ROOT_KEY_INVALID')
   })
 
-  test('is not made of a salt that is empty, cut or no hex, not even by init', () => {
+  test('is not made of a salt that is empty, cut or no hex, not even by init', async () => {
     for (const salt of ['', '\n', '00', '00'.repeat(15), '00'.repeat(17), `${'00'.repeat(15)}zz`]) {
       writeFileSync(fileOf('root.salt'), salt)
-      expect(
-        codeOf(() => create('correct horse')),
-        JSON.stringify(salt),
-      ).toBe('CONFIG_INVALID')
+      expect(await codeOf(() => create('correct horse')), JSON.stringify(salt)).toBe(
+        'CONFIG_INVALID',
+      )
     }
   })
 
-  test('is not made where init has not been', () => {
-    expect(() => withPassphrase('correct horse')).toThrow('keyfold init')
+  test('is not made where init has not been', async () => {
+    await expect(withPassphrase('correct horse')).rejects.toThrow('keyfold init')
   })
 })

@@ -25,7 +25,10 @@ describe.each(implementations)('sealing on $implementation', (crypto) => {
   }
   beforeEach(() => {
     rootKey = randomBytes(32)
-    sealer = withRoot(rootKey, (root) => new SecretSealer(crypto, root))
+    sealer = withRoot(
+      rootKey,
+      (root) => new SecretSealer(crypto, { current: { version: 1, key: root } }),
+    )
     return () => sealer.lock()
   })
 
@@ -40,7 +43,10 @@ describe.each(implementations)('sealing on $implementation', (crypto) => {
       expect(Buffer.from(each).includes(secret.subarray(0, 8))).toBe(false)
     }
     expect(Buffer.from(sealed[0]).equals(sealed[1])).toBe(false)
-    const restarted = withRoot(rootKey, (root) => new SecretSealer(crypto, root))
+    const restarted = withRoot(
+      rootKey,
+      (root) => new SecretSealer(crypto, { current: { version: 1, key: root } }),
+    )
     for (const each of sealed) expect(Buffer.from(restarted.open(place, each))).toEqual(secret)
     restarted.lock()
     // A private key of RSA-4096 is about as long as secrets get.
@@ -87,10 +93,16 @@ describe.each(implementations)('sealing on $implementation', (crypto) => {
 
   test('opens nothing that was changed, cut, sealed under another root key, or is key material', async () => {
     const sealed = sealer.seal(place, secret)
-    const other = withRoot(randomBytes(32), (root) => new SecretSealer(crypto, root))
+    const other = withRoot(
+      randomBytes(32),
+      (root) => new SecretSealer(crypto, { current: { version: 1, key: root } }),
+    )
     const wrong = [other.seal(place, secret), Buffer.concat([sealed, Buffer.from([0])])]
     other.lock()
-    const store = withRoot(rootKey, (root) => new LocalKeyStore(crypto, root))
+    const store = withRoot(
+      rootKey,
+      (root) => new LocalKeyStore(crypto, { current: { version: 1, key: root } }),
+    )
     wrong.push((await store.createKeyMaterial(randomBytes(16), 1, 'SYMMETRIC_DEFAULT')).stored)
     await store.close()
     for (let at = 0; at < sealed.length; at++) {

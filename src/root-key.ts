@@ -1,0 +1,114 @@
+/** What `keyfold root-key` does with the root key of a data directory, while no server has it open. */
+import { randomBytes } from 'node:crypto'
+
+import { openCatalog } from './catalog/catalog.ts'
+import type { Config } from './config.ts'
+import { chooseCrypto } from './crypto/choose.ts'
+import type { Crypto } from './crypto/crypto.ts'
+import { KeyfoldError } from './errors.ts'
+import { LocalKeyStore } from './key-stores/local.ts'
+import { ROOT_KEY_BYTES, sealedFilesOf } from './key-stores/root-key-sources.ts'
+import { shareRootKey } from './key-stores/root-key-shares.ts'
+import {
+  beginRootRotation,
+  closeRootKeys,
+  finishRootRotation,
+  nextRootVersion,
+  openRootKeys,
+  readRootKey,
+  rootKeyState,
+  type RootKeyState,
+} from './key-stores/root-key.ts'
+import { sealRootKey } from './key-stores/sealed-root-key.ts'
+import { SecretSealer } from './key-stores/secret-sealer.ts'
+import { resealCatalog } from './kms/root-rotation.ts'
+
+type Log = (message: string) => void
+
+/** After the root key was seen to be the right one. Errors: as openRootKeys. */
+export async function rootKeyStatus(
+  config: Config,
+  { log }: { readonly log: Log },
+): Promise<RootKeyState> {
+  const crypto = cryptoOf(config, log)
+  closeRootKeys(crypto, await openRootKeys(config, crypto))
+  return rootKeyState(config)
+}
+
+/** Has the key store of the settings seal the root key as it is. Returns the file. Errors: as readRootKey. */
+export async function sealPresentRootKey(
+  config: Config,
+  { log }: { readonly log: Log },
+): Promise<string> {
+  const crypto = cryptoOf(config, log)
+  const files = sealedFilesOf(config)
+  const rootKey = await readRootKey(config, crypto)
+  try {
+    await sealRootKey(files, crypto, rootKey, rootKeyState(config).version)
+    return files.sealedFile
+  } finally {
+    rootKey.fill(0)
+  }
+}
+
+/**
+ * Shares, one a line, which are kept nowhere: of the root key as it is, or of a new one that init or a rotation shall
+ * move to. Errors: CONFIG_INVALID, and as readRootKey.
+ */
+export async function createRootKeyShares(
+  config: Config,
+  options: {
+    readonly threshold: number
+    readonly shares: number
+    readonly ofNewRootKey: boolean
+    readonly log: Log
+  },
+): Promise<readonly string[]> {
+  const { ofNewRootKey, log } = options
+  const rootKey = ofNewRootKey
+    ? randomBytes(ROOT_KEY_BYTES)
+    : await readRootKey(config, cryptoOf(config, log))
+  try {
+    const version = ofNewRootKey ? nextRootVersion(config) : rootKeyState(config).version
+    return shareRootKey(rootKey, version, options)
+  } finally {
+    rootKey.fill(0)
+  }
+}
+
+/**
+ * Gives the data directory another root key, seals everything anew, and destroys the old one. Killed at any point it
+ * can be run again, and a server can be started meanwhile. Returns the new version. Errors: CATALOG_UNAVAILABLE (a server
+ * has it open), CONFIG_INVALID, ROOT_KEY_INVALID, and a store's.
+ */
+export async function rotateRootKey(
+  config: Config,
+  { nextShareFiles = [], log }: { readonly nextShareFiles?: readonly string[]; readonly log: Log },
+): Promise<number> {
+  if (config.catalog !== undefined) {
+    throw new KeyfoldError('CONFIG_INVALID', 'catalog: the root key of a shared one is not rotated')
+  }
+  const crypto = cryptoOf(config, log)
+  // The catalog first: while a server has it open nothing is touched.
+  const catalog = await openCatalog(config)
+  try {
+    const roots = await beginRootRotation(config, crypto, nextShareFiles)
+    const keyStore = new LocalKeyStore(crypto, roots)
+    const secretSealer = new SecretSealer(crypto, roots)
+    closeRootKeys(crypto, roots)
+    try {
+      await resealCatalog(catalog, { keyStore, secretSealer }, roots.current.version, log)
+    } finally {
+      await keyStore.close()
+      secretSealer.lock()
+    }
+    finishRootRotation(config)
+    return roots.current.version
+  } finally {
+    await catalog.close()
+  }
+}
+
+function cryptoOf(config: Config, log: Log): Crypto {
+  return chooseCrypto(config.crypto, { memoryLock: config.memoryLock, log })
+}
