@@ -2,6 +2,7 @@
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { inspect } from 'node:util'
 import { afterAll, afterEach, beforeAll, describe, expect, test, vi } from 'vitest'
 
 import {
@@ -253,5 +254,43 @@ describe('the command line finds a server', () => {
     })
     vi.stubEnv('KEYFOLD_TOKEN', undefined)
     expect(refusal(() => clientSettings({})).message).toContain('KEYFOLD_TOKEN')
+  })
+})
+
+describe('a password in the URL of the catalog', () => {
+  const url = 'postgres://keyfold:hunter2@db.example/keyfold'
+
+  test('is refused as a flag, which everyone on the machine can read, and is not repeated', () => {
+    const { message } = refusal(() => loadConfig({ flags: { catalog: url } }))
+    expect(message).toContain('--catalog')
+    expect(message).not.toContain('hunter2')
+  })
+
+  test('is taken from the environment and forgotten there, and no print of the configuration has it', () => {
+    vi.stubEnv('KEYFOLD_CATALOG', url)
+    const config = loadConfig({})
+    expect(process.env['KEYFOLD_CATALOG']).toBeUndefined()
+    expect(config.catalog?.password()).toBe('hunter2')
+    for (const printed of [JSON.stringify(config), inspect(config, { depth: 9 })]) {
+      expect(printed).toContain('db.example')
+      expect(printed).not.toContain('hunter2')
+    }
+  })
+
+  test('is not repeated when the rest of the URL is wrong', () => {
+    vi.stubEnv('KEYFOLD_CATALOG', `${url}?sslmode=prefer`)
+    const { message } = refusal(() => loadConfig({}))
+    expect(message).toContain('KEYFOLD_CATALOG')
+    expect(message).not.toContain('hunter2')
+  })
+
+  test('may stand in a file instead, which is read whenever it is needed', () => {
+    const file = join(directory, 'password')
+    writeFileSync(file, 'first\n')
+    const catalog = 'postgres://keyfold@db.example/keyfold'
+    const config = loadConfig({ flags: { catalog, catalogPasswordFile: file } })
+    expect(config.catalog?.password()).toBe('first')
+    writeFileSync(file, 'second\n')
+    expect(config.catalog?.password()).toBe('second')
   })
 })

@@ -212,6 +212,8 @@ export class Hints {
 
 const SERIALIZATION_FAILURE = '40001'
 const DEADLOCK_DETECTED = '40P01'
+/** U+0000, which PostgreSQL keeps in no text. */
+const CHARACTER_NOT_IN_REPERTOIRE = '22021'
 const CONFLICTS: ReadonlySet<string> = new Set([SERIALIZATION_FAILURE, DEADLOCK_DETECTED])
 /** Classes: connection exception, invalid authorization, insufficient resources, operator intervention, system error. */
 const UNAVAILABLE_CLASSES: ReadonlySet<string> = new Set(['08', '28', '53', '57', '58'])
@@ -231,6 +233,9 @@ function failureOf(error: unknown): Error {
   if (CONFLICTS.has(code)) return new ConflictError(message)
   if (UNAVAILABLE_CLASSES.has(code.slice(0, 2)) || UNAVAILABLE.has(code)) {
     return new KeyfoldError('CATALOG_UNAVAILABLE', undefined, new Error(message))
+  }
+  if (code === CHARACTER_NOT_IN_REPERTOIRE) {
+    return new KeyfoldError('REQUEST_MALFORMED', 'a text holds a character that none may hold')
   }
   return new Error(message)
 }

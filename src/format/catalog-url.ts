@@ -44,7 +44,7 @@ export function parseCatalogUrl(text: string): CatalogUrl {
   const database = decodeURIComponent(url.pathname.slice(1))
   const user = decodeURIComponent(url.username)
   if (host === '' || database === '' || user === '' || url.hash !== '') throw new Error(NEEDED)
-  const isHere = /^(?:\/|127\.|::1$|localhost$)/.test(host)
+  const isHere = /^(?:\/|127(?:\.\d+){3}$|::1$|localhost$)/.test(host)
   const mode = parameter('sslmode') ?? (isHere ? 'disable' : 'verify-full')
   if (mode !== 'disable' && mode !== 'verify-full') {
     throw new Error('sslmode: verify-full or disable is needed; others check nobody’s identity')

@@ -79,6 +79,14 @@ describeWithPostgres('a change', (postgres) => {
     expect((await record(b)).currentVersion).toBe(2)
   })
 
+  test('that names a text which PostgreSQL cannot hold is refused, and not as a failure of ours', async () => {
+    const { kms } = a.engine
+    const malformed = { code: 'REQUEST_MALFORMED' }
+    await expect(kms.updateDescription(key, 'a\0b')).rejects.toMatchObject(malformed)
+    await expect(kms.tags.add(key, new Map([['a', '\0']]))).rejects.toMatchObject(malformed)
+    expect((await record(b)).tags.size).toBe(0)
+  })
+
   test('leaves data keys where only the key’s description changed', async () => {
     const before = b.engine.counters()
     await a.engine.kms.updateDescription(key, 'nothing else')
