@@ -16,6 +16,7 @@ import type { Config } from './config.ts'
 import { chooseCrypto } from './crypto/choose.ts'
 import type { Crypto, KeyTableUsage } from './crypto/crypto.ts'
 import { DataKeyCache, type DataKeyCounters } from './data-keys/data-key-cache.ts'
+import { KeyStoreSource } from './data-keys/key-store-source.ts'
 import { MissBudget } from './data-keys/miss-budget.ts'
 import type { Envelope } from './envelope/batch.ts'
 import { createEnvelope } from './envelope/envelope.ts'
@@ -187,7 +188,7 @@ async function openOn(
   const dataKeys = new DataKeyCache({
     crypto,
     registry: kms.registry,
-    keyStoreOf: (kmsKey) => kms.keyStoreOf(kmsKey),
+    source: new KeyStoreSource(crypto, (kmsKey) => kms.keyStoreOf(kmsKey)),
     missBudget,
     limits: config.messageKey,
     entriesMax: config.dataKeyCacheEntries,

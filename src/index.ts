@@ -48,3 +48,13 @@ export type { PositionalFile } from './streams/positional.ts'
 export { openSealedFile, SealedFile } from './streams/sealed-file.ts'
 export { decryptBuffer, decryptStream, encryptBuffer, encryptStream } from './streams/streams.ts'
 export { decryptWebStream, encryptWebStream, type WebTransform } from './streams/web-streams.ts'
+export { openKeyfold } from './in-process/open.ts'
+export type {
+  InProcessCallOptions,
+  InProcessCounters,
+  InProcessEncryptOptions,
+  InProcessKeyfold,
+  LocalOptions,
+  OpenOptions,
+  ServerBackedOptions,
+} from './in-process/open.ts'

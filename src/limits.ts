@@ -25,6 +25,9 @@ export const CALLER_PLAINTEXT_BYTES_MAX = 4_096
 /** GenerateDataKey answers 1 to 1,024 bytes. Ours on /v1/data-keys are AES-256 keys. */
 export const DATA_KEYS_PER_REQUEST_MAX = 1_024
 
+/** Message keys that leave the server in one answer: a client needs one at a time, and the next one a little ahead. */
+export const MESSAGE_KEYS_PER_REQUEST_MAX = 16
+
 // Message keys: what one may seal before the next takes over (formats.md; SP 800-38D §8.3).
 
 export const MESSAGE_KEY_AGE_MS_DEFAULT = 300_000
@@ -35,6 +38,8 @@ export const MESSAGE_KEY_BYTES_DEFAULT = 2 ** 36
 export const MESSAGE_KEY_BYTES_MAX = 2 ** 50
 /** The next message key is fetched at this share of any limit, so that no request waits at a rollover. */
 export const MESSAGE_KEY_REFRESH_SHARE = 0.8
+/** In-process mode asks its server anew after so long: what was revoked there ends here by then. */
+export const IN_PROCESS_KEY_AGE_MS_DEFAULT = 60_000
 /** Entries of the data-key cache, seal and open side each. A slot of the key table is 512 bytes. */
 export const DATA_KEY_CACHE_ENTRIES_DEFAULT = 4_096
 /** Misses a principal may cause: a burst, then a steady rate. A context unique to each message ends here. */
@@ -318,6 +323,7 @@ export const GRANT_CONSTRAINT_VALUE_CHARACTERS_MAX = 384
 export const DECISIONS_MAX = 65_536
 
 assert(MESSAGE_KEY_AGE_MS_DEFAULT <= MESSAGE_KEY_AGE_MS_MAX)
+assert(IN_PROCESS_KEY_AGE_MS_DEFAULT <= MESSAGE_KEY_AGE_MS_DEFAULT)
 assert(MESSAGE_KEY_MESSAGES_DEFAULT <= MESSAGE_KEY_MESSAGES_MAX)
 assert(MESSAGE_KEY_BYTES_DEFAULT <= MESSAGE_KEY_BYTES_MAX)
 assert(MESSAGE_KEY_BYTES_MAX + BATCH_MESSAGES_MAX * MESSAGE_BYTES_MAX <= Number.MAX_SAFE_INTEGER)

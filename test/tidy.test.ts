@@ -41,7 +41,18 @@ const ARROWS: Record<string, readonly string[]> = {
   client: [],
   streams: ['client', 'crypto'],
   cli: ['server', 'client', 'engine', 'config', 'init', 'root-key', 'audit'],
-  index: ['client', 'streams'],
+  index: ['client', 'streams', 'in-process'],
+  'in-process': [
+    'client',
+    'engine',
+    'config',
+    'crypto',
+    'kms',
+    'data-keys',
+    'pool',
+    'envelope',
+    'audit',
+  ],
 }
 
 /** `kms → envelope` for types only is still an arrow; these few are types that two rooms share by design. */

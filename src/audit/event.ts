@@ -13,10 +13,10 @@ export interface AuditEvent {
   readonly credentialId: string
   readonly sourceAddress: string | undefined
   /**
-   * The batch API, the AWS KMS protocol, or the external key store proxy API; server: nobody asked, the server noticed
-   * something.
+   * The batch API, the AWS KMS protocol, the external key store proxy API, or the caller's own process; server: nobody
+   * asked, the server noticed something.
    */
-  readonly door: 'v1' | 'kms' | 'xks' | 'server'
+  readonly door: 'v1' | 'kms' | 'xks' | 'in-process' | 'server'
   /** AWS KMS's name where it has one, else ours. */
   readonly operation: string
   readonly keyArns: readonly string[]

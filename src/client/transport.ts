@@ -37,6 +37,8 @@ export interface Call {
   readonly signal: AbortSignal | undefined
   /** Done twice it would do more than done once: not sent again where it may have been done. */
   readonly once?: boolean
+  /** The answer holds keys: no copy of it is left behind. Whoever is given it fills it with zeros. */
+  readonly secret?: boolean
 }
 
 export class Transport {
@@ -91,7 +93,7 @@ export class Transport {
     }
   }
 
-  #sendOnce({ method, path, body, signal }: Call): Promise<Buffer> {
+  #sendOnce({ method, path, body, signal, secret }: Call): Promise<Buffer> {
     const { token, timeoutMs } = this.#options
     const start = this.#base.protocol === 'https:' ? httpsRequest : httpRequest
     return new Promise((resolve, reject) => {
@@ -129,6 +131,7 @@ export class Transport {
         response.on('end', () => {
           const [only] = chunks
           const bytes = chunks.length === 1 && only !== undefined ? only : Buffer.concat(chunks)
+          if (secret === true && only !== bytes) for (const chunk of chunks) chunk.fill(0)
           // An answer cut off in the middle is no answer.
           if (!response.complete) fail(new Error('the answer was cut off'))
           else if (response.statusCode === 200) resolve(bytes)

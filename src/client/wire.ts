@@ -94,6 +94,14 @@ export interface BatchAnswer {
   keyEntries?: Uint8Array[]
   errors?: (readonly [number, MessageErrorCode])[]
   dataKeys?: { wrappedKey: Uint8Array; plaintext?: Uint8Array }[]
+  messageKeys?: (ReleasedMessageKey | undefined)[]
+}
+
+/** For in-process mode. `messageKey` is a view of the answer: whoever takes it over fills it with zeros. */
+export interface ReleasedMessageKey {
+  readonly keyId: string
+  readonly keyEntry: Uint8Array
+  readonly messageKey: Uint8Array
 }
 
 /** Views of `bytes`; throws CONNECTION_FAILED where it is no answer of ours. */
@@ -117,7 +125,7 @@ function readField(walker: Walker, answer: BatchAnswer): void {
       return
     case 'ciphertexts':
     case 'plaintexts':
-      answer[name] = readMessages(walker, name)
+      answer[name] = readMessages(walker, name, walker.arrayHead(name))
       return
     case 'packed':
     case 'keyEntry':
@@ -137,14 +145,25 @@ function readField(walker: Walker, answer: BatchAnswer): void {
     case 'dataKeys':
       answer.dataKeys = Array.from({ length: walker.arrayHead(name) }, () => readDataKey(walker))
       return
+    case 'messageKeys':
+      answer.messageKeys = Array.from({ length: walker.arrayHead(name) }, () => {
+        if (walker.kind(name) !== 'nil') return readMessageKey(walker)
+        walker.nil(name)
+        return undefined
+      })
+      return
     default:
       // A newer server may say more.
       readValue(walker, name, 0)
   }
 }
 
-function readMessages(walker: Walker, field: string): (Uint8Array | undefined)[] {
-  const count = walker.arrayHead(field)
+/** `count` byte strings, undefined where one is nil. */
+export function readMessages(
+  walker: Walker,
+  field: string,
+  count: number,
+): (Uint8Array | undefined)[] {
   const messages = new Array<Uint8Array | undefined>(count)
   for (let i = 0; i < count; i++) {
     // Assigned, not left out: map() skips the holes of an array, and a failure would be passed over.
@@ -172,4 +191,19 @@ function readDataKey(walker: Walker): { wrappedKey: Uint8Array; plaintext?: Uint
   const { wrappedKey } = key
   if (wrappedKey === undefined) throw malformed('wrappedKey', 'is missing')
   return { ...key, wrappedKey }
+}
+
+function readMessageKey(walker: Walker): ReleasedMessageKey {
+  const key: { keyId?: string; keyEntry?: Uint8Array; messageKey?: Uint8Array } = {}
+  for (let left = walker.mapHead('messageKeys'); left > 0; left--) {
+    const name = walker.string('messageKeys')
+    if (name === 'keyId') key.keyId = walker.string(name)
+    else if (name === 'keyEntry' || name === 'messageKey') key[name] = readBytes(walker, name)
+    else throw malformed(name, 'is not known')
+  }
+  const { keyId, keyEntry, messageKey } = key
+  if (keyId === undefined || keyEntry === undefined || messageKey === undefined) {
+    throw malformed('messageKeys', 'keyId, keyEntry and messageKey are needed')
+  }
+  return { keyId, keyEntry, messageKey }
 }

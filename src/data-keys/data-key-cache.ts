@@ -10,29 +10,21 @@
  */
 import { LRUCache } from 'lru-cache'
 
-import type { Crypto, Suite } from '../crypto/crypto.ts'
+import type { Crypto, KeyHandle, Suite } from '../crypto/crypto.ts'
 import { KeyfoldError } from '../errors.ts'
-import { decodeKeyEntry, encodeKeyEntry } from '../format/key-entry.ts'
-import {
-  decodeWrappedKey,
-  encodeWrappedKey,
-  encodeWrappedKeyAad,
-  USAGE_MESSAGE_KEY,
-  type WrappedKeyHeader,
-} from '../format/wrapped-key.ts'
-import type { KeyMaterial, KeyStore, StoreTurn } from '../key-stores/key-store.ts'
-import { assertWrappedBy, wrappedKeyHeader } from '../key-stores/wrapping.ts'
+import type { StoreTurn } from '../key-stores/key-store.ts'
 import { assertUsable, type KmsKey, type KmsKeyRegistry } from '../kms/kms-key.ts'
 import { MESSAGE_KEY_REFRESH_SHARE, REFRESH_RETRY_MS } from '../limits.ts'
 import { CachedKey, SealKey } from './cached-key.ts'
 import type { CanonicalContext, DataKeys, OpenLease, SealLease } from './lease.ts'
+import type { MessageKeySource } from './message-key-source.ts'
 import type { MissBudget } from './miss-budget.ts'
 import { ReuseWatch } from './reuse-watch.ts'
 
 export interface DataKeyCacheOptions {
   readonly crypto: Crypto
   readonly registry: Pick<KmsKeyRegistry, 'current' | 'assertServed'>
-  readonly keyStoreOf: (kmsKey: KmsKey) => KeyStore
+  readonly source: MessageKeySource
   readonly missBudget: MissBudget
   readonly limits: {
     readonly ageMsMax: number
@@ -47,20 +39,21 @@ export interface DataKeyCacheOptions {
 }
 
 export interface DataKeyCounters {
-  sealHits: number
-  sealMisses: number
-  openHits: number
-  openMisses: number
-  refreshes: number
-  evictions: number
+  readonly sealHits: number
+  readonly sealMisses: number
+  readonly openHits: number
+  readonly openMisses: number
+  readonly refreshes: number
+  readonly evictions: number
   /** Keys that were evicted after a single lease, of the last ones evicted: high where contexts are unique. */
-  keysUsedOnce: number
-  wraps: number
-  unwraps: number
+  readonly keysUsedOnce: number
+  readonly wraps: number
+  readonly unwraps: number
 }
 
 type SealRequest = Parameters<DataKeys['leaseSeal']>[0]
 type OpenRequest = Parameters<DataKeys['leaseOpen']>[0]
+type IssueRequest = Parameters<DataKeys['issueSeal']>[0]
 
 /** What the seal side holds under one name: the key in use, and the one that takes over. */
 interface SealPlace {
@@ -77,7 +70,7 @@ interface SealPlace {
 type FetchTurn = StoreTurn & { urgency: StoreTurn['urgency'] }
 
 export class DataKeyCache implements DataKeys {
-  readonly counters: DataKeyCounters = {
+  readonly #counters = {
     sealHits: 0,
     sealMisses: 0,
     openHits: 0,
@@ -85,8 +78,6 @@ export class DataKeyCache implements DataKeys {
     refreshes: 0,
     evictions: 0,
     keysUsedOnce: 0,
-    wraps: 0,
-    unwraps: 0,
   }
   readonly #options: DataKeyCacheOptions
   readonly #seal: LRUCache<string, SealPlace>
@@ -122,10 +113,10 @@ export class DataKeyCache implements DataKeys {
     const place = this.#place(sealName(kmsKey, request))
     const key = this.#reserve(place, kmsKey, request)
     if (key === undefined) {
-      this.counters.sealMisses++
+      this.#counters.sealMisses++
       return this.#leaseSealAfterFetch(request)
     }
-    this.counters.sealHits++
+    this.#counters.sealHits++
     this.#refreshWhereDue(place, key, kmsKey, request)
     return sealLease(key, kmsKey, request.suite)
   }
@@ -137,13 +128,25 @@ export class DataKeyCache implements DataKeys {
     // The caller has authorised the KMS key that the entry names. Should they differ, no cached key is served.
     if (key !== undefined && key.kmsKeyId === kmsKey.id) {
       if (this.#isAlive(key, kmsKey)) {
-        this.counters.openHits++
+        this.#counters.openHits++
         return openLease(key, kmsKey)
       }
       this.#open.delete(request.cacheId)
     }
-    this.counters.openMisses++
+    this.#counters.openMisses++
     return this.#leaseOpenAfterUnwrap(request)
+  }
+
+  async issueSeal(request: IssueRequest): Promise<SealLease> {
+    const kmsKey = this.#latest(request.kmsKey)
+    assertUsable(kmsKey)
+    this.#spendMiss(request)
+    const { suite, context, principalArn } = request
+    const { crypto, source } = this.#options
+    const turn = { principalArn, urgency: 'cold' } as const
+    const { key, ...made } = await source.createMessageKey({ kmsKey, suite, context, turn })
+    this.#assertUnchangedOrRelease(kmsKey, key)
+    return { key, suite, kmsKey, ...made, release: () => crypto.releaseKey(key) }
   }
 
   kmsKeyIdOf(cacheId: string): string | undefined {
@@ -198,6 +201,10 @@ export class DataKeyCache implements DataKeys {
     for (const [name, key] of [...this.#open.entries()]) {
       if (key.bornAtMs < bornBeforeMs) this.#open.delete(name)
     }
+  }
+
+  get counters(): DataKeyCounters {
+    return { ...this.#counters, ...this.#options.source.counters }
   }
 
   get sealKeys(): number {
@@ -279,42 +286,32 @@ export class DataKeyCache implements DataKeys {
     { suite, context, principalArn }: SealRequest,
     turn: StoreTurn,
   ): Promise<SealKey> {
-    const { crypto, limits, nowMs } = this.#options
+    const { crypto, limits, nowMs, source } = this.#options
     const bornAtMs = nowMs()
-    const material = materialOf(kmsKey, kmsKey.currentVersion)
-    const store = this.#options.keyStoreOf(kmsKey)
-    const header = wrappedKeyHeader(store, material, USAGE_MESSAGE_KEY)
-    const raw = crypto.generateKey()
-    try {
-      this.counters.wraps++
-      const aad = encodeWrappedKeyAad(header, context.hash)
-      const storePart = await store.wrapKey(material, aad, raw, turn)
-      this.#assertUnchanged(kmsKey)
-      const handle = crypto.createMessageKey(raw, suite)
-      const keyEntry = encodeKeyEntry({
-        commitment: crypto.messageKeyCommitment(handle),
-        wrappedKey: encodeWrappedKey({ ...header, storePart }),
-      })
-      return new SealKey(
-        crypto,
-        {
-          handle,
-          kmsKeyId: kmsKey.id,
-          keyStore: kmsKey.keyStore,
-          materialVersion: material.version,
-          epoch: kmsKey.epoch,
-          bornAtMs,
-        },
-        {
-          keyEntry,
-          principalArn,
-          messagesMax: limits.messagesMax,
-          bytesMax: limits.bytesMax,
-        },
-      )
-    } finally {
-      crypto.releaseKey(raw)
-    }
+    const { key, keyEntry, materialVersion } = await source.createMessageKey({
+      kmsKey,
+      suite,
+      context,
+      turn,
+    })
+    this.#assertUnchangedOrRelease(kmsKey, key)
+    return new SealKey(
+      crypto,
+      {
+        handle: key,
+        kmsKeyId: kmsKey.id,
+        keyStore: kmsKey.keyStore,
+        materialVersion,
+        epoch: kmsKey.epoch,
+        bornAtMs,
+      },
+      {
+        keyEntry,
+        principalArn,
+        messagesMax: limits.messagesMax,
+        bytesMax: limits.bytesMax,
+      },
+    )
   }
 
   #refreshWhereDue(place: SealPlace, key: SealKey, kmsKey: KmsKey, request: SealRequest): void {
@@ -322,7 +319,7 @@ export class DataKeyCache implements DataKeys {
     if (this.#options.nowMs() < place.refreshAgainMs) return
     // What left the cache meanwhile has no next time.
     if (this.#seal.peek(sealName(kmsKey, request)) !== place) return
-    this.counters.refreshes++
+    this.#counters.refreshes++
     // A failed refresh is no failure yet: the key in use serves on, and a lease after a while tries again.
     this.#fetchSealKey(place, kmsKey, request, 'refresh').catch(() => {
       place.refreshAgainMs = this.#options.nowMs() + REFRESH_RETRY_MS
@@ -400,43 +397,32 @@ export class DataKeyCache implements DataKeys {
   }
 
   async #unwrap(request: OpenRequest): Promise<CachedKey> {
-    const { crypto, nowMs } = this.#options
+    const { crypto, nowMs, source } = this.#options
     const kmsKey = this.#latest(request.kmsKey)
     assertUsable(kmsKey)
     const bornAtMs = nowMs()
-    // The entry may be a view of a request that is answered before the store is: it is copied.
-    const { commitment, wrappedKey } = decodeKeyEntry(
-      Uint8Array.from(request.keyEntry),
-      'DECRYPT_FAILED',
-    )
-    const { storePart, ...header } = decodeWrappedKey(wrappedKey)
-    assertMessageKey(header, kmsKey)
-    const material = kmsKey.materials.get(header.materialVersion)
-    if (material === undefined) throw new KeyfoldError('DECRYPT_FAILED')
-    const store = this.#options.keyStoreOf(kmsKey)
-    assertWrappedBy(store, header)
-    this.counters.unwraps++
-    const aad = encodeWrappedKeyAad(header, request.context.hash)
-    const purges = this.#openPurgesOf(kmsKey.keyStore)
-    const turn = { principalArn: request.principalArn, urgency: 'other' } as const
-    const raw = await store.unwrapKey(material, aad, storePart, turn)
-    try {
-      this.#assertUnchanged(kmsKey)
-      if (this.#openPurgesOf(kmsKey.keyStore) !== purges) throw new KeyfoldError('KEY_HANDLE_STALE')
-      const handle = crypto.openMessageKey(raw, request.suite, commitment)
-      const key = new CachedKey(crypto, {
-        handle,
-        kmsKeyId: kmsKey.id,
-        keyStore: kmsKey.keyStore,
-        materialVersion: material.version,
-        epoch: kmsKey.epoch,
-        bornAtMs,
-      })
-      this.#open.set(request.cacheId, key)
-      return key
-    } finally {
-      crypto.releaseKey(raw)
+    const { suite, context, principalArn } = request
+    const { keyStore } = kmsKey
+    // The entry may be a view of a request that is answered before the source is: it is copied.
+    const keyEntry = Uint8Array.from(request.keyEntry)
+    const purges = this.#openPurgesOf(keyStore)
+    const turn = { principalArn, urgency: 'other' } as const
+    const opened = await source.openMessageKey({ kmsKey, suite, keyEntry, context, turn })
+    this.#assertUnchangedOrRelease(kmsKey, opened.key)
+    if (this.#openPurgesOf(keyStore) !== purges) {
+      crypto.releaseKey(opened.key)
+      throw new KeyfoldError('KEY_HANDLE_STALE')
     }
+    const key = new CachedKey(crypto, {
+      handle: opened.key,
+      kmsKeyId: kmsKey.id,
+      keyStore,
+      materialVersion: opened.materialVersion,
+      epoch: kmsKey.epoch,
+      bornAtMs,
+    })
+    this.#open.set(request.cacheId, key)
+    return key
   }
 
   // Both.
@@ -445,9 +431,9 @@ export class DataKeyCache implements DataKeys {
     return this.#openPurges.get(keyStore) ?? 0
   }
 
-  #spendMiss({ principalArn, kmsKey }: SealRequest | OpenRequest): void {
+  #spendMiss({ principalArn, kmsKey }: Pick<SealRequest, 'principalArn' | 'kmsKey'>): void {
     // A store that is not asked costs nobody anything: callers who try again shall find their budget when it is back.
-    this.#options.keyStoreOf(this.#latest(kmsKey)).guard?.assertReachable()
+    this.#options.source.assertReachable(this.#latest(kmsKey))
     try {
       this.#options.missBudget.spend(principalArn)
     } catch (error) {
@@ -469,16 +455,21 @@ export class DataKeyCache implements DataKeys {
     return key.epoch === kmsKey.epoch && ageMs < this.#options.limits.ageMsMax
   }
 
-  /** After an await: a change that landed meanwhile wins. */
-  #assertUnchanged(kmsKey: KmsKey): void {
-    const now = this.#latest(kmsKey)
-    assertUsable(now)
-    if (now.epoch !== kmsKey.epoch) throw new KeyfoldError('KEY_HANDLE_STALE')
+  /** After an await: a change that landed meanwhile wins, and the key that came late is gone. */
+  #assertUnchangedOrRelease(kmsKey: KmsKey, key: KeyHandle): void {
+    try {
+      const now = this.#latest(kmsKey)
+      assertUsable(now)
+      if (now.epoch !== kmsKey.epoch) throw new KeyfoldError('KEY_HANDLE_STALE')
+    } catch (error) {
+      this.#options.crypto.releaseKey(key)
+      throw error
+    }
   }
 
   #evict(key: CachedKey): void {
-    this.counters.evictions++
-    if (key.leasesGiven <= 1) this.counters.keysUsedOnce++
+    this.#counters.evictions++
+    if (key.leasesGiven <= 1) this.#counters.keysUsedOnce++
     key.evict()
   }
 }
@@ -510,18 +501,6 @@ function sealName(
   const name = `message/${suite}/${kmsKey.id}/${kmsKey.currentVersion}/${hash}`
   lastNames.set(context, { kmsKey, suite, name })
   return name
-}
-
-/** Only a key that the service made may open messages, and only under the KMS key that was authorised. */
-function assertMessageKey(header: WrappedKeyHeader, kmsKey: KmsKey): void {
-  const sameKey = Buffer.compare(header.kmsKeyId, kmsKey.idBytes) === 0
-  if (header.usage !== USAGE_MESSAGE_KEY || !sameKey) throw new KeyfoldError('DECRYPT_FAILED')
-}
-
-function materialOf(kmsKey: KmsKey, version: number): KeyMaterial {
-  const material = kmsKey.materials.get(version)
-  if (material === undefined) throw new KeyfoldError('KMS_KEY_STATE_INVALID', 'it has no material')
-  return material
 }
 
 function sealLease(key: SealKey, kmsKey: KmsKey, suite: Suite): SealLease {

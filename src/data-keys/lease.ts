@@ -61,6 +61,16 @@ export interface DataKeys {
     readonly cacheId: string
     readonly principalArn: string
   }): OpenLease | Promise<OpenLease>
+  /**
+   * A message key that seals and that no cache keeps: it is about to be handed to somebody, who alone uses it. Errors as
+   * leaseSeal's.
+   */
+  issueSeal(request: {
+    readonly kmsKey: KmsKey
+    readonly suite: Suite
+    readonly context: CanonicalContext
+    readonly principalArn: string
+  }): Promise<SealLease>
   /** The KMS key that the cached key entry of this cacheId names; undefined where none is cached. */
   kmsKeyIdOf(cacheId: string): string | undefined
   /** Nothing of this KMS key is leased again; slots are wiped once their last lease is back. */

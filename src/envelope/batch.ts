@@ -125,6 +125,36 @@ export interface DataKeysRequest extends Asking {
   readonly plaintext: boolean
 }
 
+export interface NewMessageKeysRequest extends Asking {
+  readonly key: string
+  readonly context: CanonicalContext
+  /** 0: only whether the caller may. */
+  readonly count: number
+}
+
+export interface OpenMessageKeysRequest extends Asking {
+  readonly context: CanonicalContext
+  readonly keyEntries: readonly Uint8Array[]
+}
+
+export interface ReleasedMessageKey {
+  /** ARN of the KMS key. */
+  readonly keyId: string
+  readonly keyEntry: Uint8Array
+  /** 32 bytes; whoever sends it fills it with zeros afterwards. */
+  readonly messageKey: Uint8Array
+}
+
+export interface ReleasedMessageKeys {
+  /** Of new ones; key entries each name their own. */
+  readonly keyId: string | undefined
+  /** undefined in the place of a key entry that was refused. */
+  readonly messageKeys: readonly (ReleasedMessageKey | undefined)[]
+  readonly errors: BatchResult['errors']
+  readonly uses: readonly MaterialUse[]
+  readonly refusedKeys: readonly string[]
+}
+
 /** What a caller may use, as was found by whoever calls, and who pays for calls to its store. */
 export interface KeyInUse {
   readonly kmsKey: KmsKey
@@ -186,6 +216,9 @@ export interface Envelope {
     readonly dataKeys: readonly CallerDataKey[]
     readonly uses: readonly MaterialUse[]
   }>
+  /** Message keys in plaintext, for in-process mode alone. */
+  newMessageKeys(request: NewMessageKeysRequest): Promise<ReleasedMessageKeys>
+  openMessageKeys(request: OpenMessageKeysRequest): Promise<ReleasedMessageKeys>
   dataKey(request: DataKeyRequest): Promise<CallerDataKey>
   dataKeyPair(request: DataKeyPairRequest): Promise<CallerDataKeyPair>
   /** A wrapped key of usage 02, or an inline message where the store bounds how many keys it wraps. */

@@ -5,6 +5,7 @@ import { decryptBytes, encryptBytes } from './caller-bytes.ts'
 import { generateDataKey, generateDataKeyPair, generateDataKeys } from './data-keys.ts'
 import { decrypt } from './decrypt.ts'
 import { encrypt } from './encrypt.ts'
+import { newMessageKeys, openMessageKeys } from './message-keys.ts'
 import { stillServed, type EnvelopeParts } from './parts.ts'
 import { reEncrypt } from './re-encrypt.ts'
 import { decryptXks, encryptXks } from './xks.ts'
@@ -15,6 +16,8 @@ export function createEnvelope(parts: EnvelopeParts): Envelope {
     decrypt: (request) => stillServed(parts, decrypt(parts, request)),
     reEncrypt: async (request) => stillServed(parts, await reEncrypt(parts, request)),
     dataKeys: (request) => generateDataKeys(parts, request),
+    newMessageKeys: (request) => newMessageKeys(parts, request),
+    openMessageKeys: (request) => openMessageKeys(parts, request),
     dataKey: (request) => generateDataKey(parts, request),
     dataKeyPair: (request) => generateDataKeyPair(parts, request),
     encryptBytes: (request) => encryptBytes(parts, request),

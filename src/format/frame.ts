@@ -16,6 +16,7 @@ export const FRAME_OPS = {
   're-encrypt': 3,
   'data-keys': 4,
   batch: 5,
+  'message-keys': 6,
 } as const
 
 export const FRAME_STATUS_OK = 0

@@ -10,6 +10,7 @@ import {
   BATCH_MESSAGES_MAX,
   DATA_KEYS_PER_REQUEST_MAX,
   KEY_ENTRIES_MAX,
+  MESSAGE_KEYS_PER_REQUEST_MAX,
   OPERATIONS_MAX,
 } from '../limits.ts'
 import { encodeContextEntries, type ContextEntry } from './encryption-context.ts'
@@ -30,7 +31,7 @@ export interface ElementSpan extends ByteSpan {
 
 export const FORMS = ['inline', 'packed', 'detached'] as const
 export const MODES = ['rewrap', 'fresh'] as const
-export const OPERATIONS = ['encrypt', 'decrypt', 're-encrypt', 'data-keys'] as const
+export const OPERATIONS = ['encrypt', 'decrypt', 're-encrypt', 'data-keys', 'message-keys'] as const
 
 export type OperationName = (typeof OPERATIONS)[number]
 
@@ -70,6 +71,17 @@ export interface DataKeysFields {
   readonly count: number
   readonly plaintext: boolean
 }
+
+/** New message keys, or those of key entries. */
+export type MessageKeysFields = { readonly context: Uint8Array } & (
+  | {
+      readonly key: string
+      /** 0 asks whether there would be any, and gives none. */
+      readonly count: number
+      readonly keyEntries: undefined
+    }
+  | { readonly key: undefined; readonly count: undefined; readonly keyEntries: readonly ByteSpan[] }
+)
 
 export interface OperationSpan extends ByteSpan {
   readonly op: OperationName
@@ -112,6 +124,7 @@ const RE_ENCRYPT: readonly FieldName[] = [
   'keyEntries',
 ]
 const DATA_KEYS: readonly FieldName[] = ['op', 'key', 'context', 'count', 'plaintext']
+const MESSAGE_KEYS: readonly FieldName[] = ['op', 'key', 'context', 'count', 'keyEntries']
 
 const EMPTY = new Uint8Array(0)
 
@@ -177,6 +190,27 @@ export function decodeDataKeysRequest(
     count,
     plaintext: required(fields.plaintext, 'plaintext'),
   }
+}
+
+export function decodeMessageKeysRequest(
+  bytes: Uint8Array,
+  offset = 0,
+  end = bytes.length,
+): MessageKeysFields {
+  const fields = walkFields(bytes, offset, end, MESSAGE_KEYS)
+  const { context = EMPTY, key, count, keyEntries } = fields
+  if (keyEntries !== undefined) {
+    if (key !== undefined || count !== undefined) {
+      throw malformed('keyEntries', 'say which keys they need: key and count do not go with them')
+    }
+    if (keyEntries.length === 0) throw malformed('keyEntries', 'at least one is needed')
+    return { context, key, count, keyEntries }
+  }
+  const wanted = required(count, 'count')
+  if (wanted > MESSAGE_KEYS_PER_REQUEST_MAX) {
+    throw new KeyfoldError('LIMIT_EXCEEDED', `count: 0 to ${MESSAGE_KEYS_PER_REQUEST_MAX}`)
+  }
+  return { context, key: required(key, 'key'), count: wanted, keyEntries }
 }
 
 /** The operations of POST /v1/batch: where each map lies and what it asks for. */

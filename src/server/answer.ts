@@ -2,7 +2,7 @@
  * Answers: MessagePack maps written around the result where it lies, and errors. An answer is a stretch of memory
  * with a few bytes free in front, where a WebSocket frame puts its header.
  */
-import type { BatchResult, CallerDataKey } from '../envelope/batch.ts'
+import type { BatchResult, CallerDataKey, ReleasedMessageKeys } from '../envelope/batch.ts'
 import type { ErrorCode, MessageErrorCode } from '../errors.ts'
 import { FRAME_HEADER_BYTES } from '../format/frame.ts'
 import { msgpackToJson } from '../format/json.ts'
@@ -99,6 +99,16 @@ export function encodeDataKeys(keyId: string, dataKeys: readonly CallerDataKey[]
     dataKeys: dataKeys.map(({ wrappedKey, plaintext }) => ({ wrappedKey, plaintext })),
   })
   for (const { plaintext } of dataKeys) plaintext?.fill(0)
+  return { ...answer, release: () => answer.memory.fill(0) }
+}
+
+/** {messageKeys, errors?}, zeroed as data keys are. */
+export function encodeMessageKeys({ messageKeys, errors }: ReleasedMessageKeys): Answer {
+  const answer = encodeAnswer({
+    messageKeys: messageKeys.map((released) => (released === undefined ? null : { ...released })),
+    ...(errors.length === 0 ? {} : { errors: errors.map((error) => [...error]) }),
+  })
+  for (const released of messageKeys) released?.messageKey.fill(0)
   return { ...answer, release: () => answer.memory.fill(0) }
 }
 

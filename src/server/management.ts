@@ -189,6 +189,7 @@ export const describeLimits: ManagementHandler = async ({ engine }) => {
     operationsMax: limits.OPERATIONS_MAX,
     contextBytesMax: limits.CONTEXT_BYTES_MAX,
     dataKeysPerRequestMax: limits.DATA_KEYS_PER_REQUEST_MAX,
+    messageKeysPerRequestMax: limits.MESSAGE_KEYS_PER_REQUEST_MAX,
     messageKeyAgeMsMax: config.messageKey.ageMsMax,
     messageKeyMessagesMax: config.messageKey.messagesMax,
     messageKeyBytesMax: config.messageKey.bytesMax,

@@ -6,6 +6,7 @@
 import type { Crypto } from '../crypto/crypto.ts'
 import type { CanonicalContext } from '../data-keys/lease.ts'
 import type { BatchResult, Envelope } from '../envelope/batch.ts'
+import { countUses } from '../envelope/uses.ts'
 import { KeyfoldError } from '../errors.ts'
 import { MsgpackWriter } from '../format/msgpack.ts'
 import { FRAME_HEADER_BYTES } from '../format/frame.ts'
@@ -14,6 +15,7 @@ import {
   decodeDataKeysRequest,
   decodeDecryptRequest,
   decodeEncryptRequest,
+  decodeMessageKeysRequest,
   decodeReEncryptRequest,
   type DecryptFields,
   type EncryptFields,
@@ -28,12 +30,13 @@ import {
   encodeDecrypted,
   encodeEncrypted,
   encodeError,
+  encodeMessageKeys,
   encodeReEncrypted,
   type Answer,
 } from './answer.ts'
 import type { Body } from './exchange.ts'
 import { Heads } from './heads.ts'
-import { countUses, OPERATION_NAMES, recorded, RequestRecord } from './records.ts'
+import { OPERATION_NAMES, recorded, RequestRecord } from './records.ts'
 
 export type MaybePromise<T> = T | Promise<T>
 
@@ -91,6 +94,8 @@ export class Operations {
         return this.#reEncrypt(request)
       case 'data-keys':
         return this.#dataKeys(request)
+      case 'message-keys':
+        return this.#messageKeys(request)
     }
   }
 
@@ -221,6 +226,28 @@ export class Operations {
     record?.used(uses, [])
     if (record !== undefined) record.bytes = bytes
     return encodeDataKeys(keyId, dataKeys)
+  }
+
+  async #messageKeys(request: OperationRequest): Promise<Answer> {
+    const { principal, origin, body, record, offset, end } = request
+    const fields = decodeMessageKeysRequest(body.bytes, offset, end)
+    const { key, keyEntries } = fields
+    const asking = { principal, origin, context: this.#canonical(fields.context) }
+    record?.asked(fields.context, keyEntries === undefined ? fields.count : keyEntries.length, key)
+    const released = await (keyEntries === undefined
+      ? this.#envelope.newMessageKeys({ ...asking, key: fields.key, count: fields.count })
+      : this.#envelope.openMessageKeys({
+          ...asking,
+          keyEntries: keyEntries.map((span) => body.bytes.slice(span.offset, span.end)),
+        }))
+    // How much they will seal nobody here will know: a key counts as one message.
+    const use = { bytes: 0, operation: OPERATION_NAMES['message-keys'] }
+    countUses(this.#engine.keyUses, released.uses, use)
+    record?.used(released.uses, released.refusedKeys)
+    // Who only asks uses none.
+    if (released.keyId !== undefined) record?.about(released.keyId)
+    if (record !== undefined) record.failed = released.errors.length
+    return encodeMessageKeys(released)
   }
 
   #answer(

@@ -12,7 +12,6 @@ import type { OperationName } from '../format/requests.ts'
 import type { Value } from '../format/msgpack.ts'
 import { deniedBy } from '../kms/authorizer.ts'
 import type { Principal, KmsKeyRegistry } from '../kms/kms-key.ts'
-import type { KeyUses } from '../kms/key-uses.ts'
 import { AUDIT_PARAMETER_CHARACTERS_MAX, AUDIT_PARAMETERS_MAX } from '../limits.ts'
 import type { MaybePromise } from './operations.ts'
 
@@ -22,6 +21,7 @@ export const OPERATION_NAMES: Readonly<Record<OperationName | 'batch', string>> 
   decrypt: 'Decrypt',
   're-encrypt': 'ReEncrypt',
   'data-keys': 'GenerateDataKey',
+  'message-keys': 'ReleaseMessageKey',
   batch: 'Batch',
 }
 
@@ -201,25 +201,6 @@ export async function recordedDurably<T>(
   await audit.recordDurably(record)
   if ('error' in outcome) throw outcome.error
   return outcome.answer
-}
-
-/** Counts a batch under each version of key material that it used. */
-export function countUses(
-  keyUses: KeyUses,
-  uses: readonly MaterialUse[],
-  batch: { readonly bytes: number; readonly operation: string },
-): void {
-  const timeMs = Date.now()
-  const { operation } = batch
-  const messagesOfAll = uses.reduce((sum, { messages }) => sum + messages, 0)
-  for (const { kmsKey, materialVersion: version, messages } of uses) {
-    // How many bytes each key's messages had is not known of a batch that several keys share.
-    const bytes =
-      uses.length === 1
-        ? batch.bytes
-        : Math.round((batch.bytes * messages) / Math.max(1, messagesOfAll))
-    keyUses.add({ kmsKeyId: kmsKey.id, version, messages, bytes, timeMs, operation })
-  }
 }
 
 /** Fields of management calls that say what was asked for. A field that is not among them is not recorded. */

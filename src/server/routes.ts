@@ -36,6 +36,7 @@ export const ROUTES: readonly Route[] = [
   { kind: 'operation', path: '/v1/decrypt', op: 'decrypt' },
   { kind: 'operation', path: '/v1/re-encrypt', op: 're-encrypt' },
   { kind: 'operation', path: '/v1/data-keys', op: 'data-keys' },
+  { kind: 'operation', path: '/v1/message-keys', op: 'message-keys' },
   { kind: 'operation', path: '/v1/batch', op: 'batch' },
 
   manage('post', '/v1/keys', 'CreateKey', management.createKey, [

@@ -8,6 +8,7 @@ import { beforeEach, describe, expect, test } from 'vitest'
 import { createNodeCrypto } from '../../dist/crypto/node-crypto.js'
 import type { Crypto, KeyHandle } from '../../dist/crypto/crypto.js'
 import { DataKeyCache } from '../../dist/data-keys/data-key-cache.js'
+import { KeyStoreSource } from '../../dist/data-keys/key-store-source.js'
 import type { CanonicalContext, OpenLease, SealLease } from '../../dist/data-keys/lease.js'
 import { MissBudget } from '../../dist/data-keys/miss-budget.js'
 import { KeyfoldError } from '../../dist/errors.js'
@@ -157,7 +158,7 @@ function createCache(
   return new DataKeyCache({
     crypto,
     registry: { current: () => current, assertServed: () => undefined },
-    keyStoreOf: () => store,
+    source: new KeyStoreSource(crypto, () => store),
     missBudget: new MissBudget({ burst: options.budget ?? 100_000, perSecond: 1 }, () => nowMs),
     limits: LIMITS,
     entriesMax: options.entriesMax ?? 100,

@@ -137,7 +137,7 @@ describe('frames', () => {
 
   test.each([
     [0, {}, 'op'],
-    [6, {}, 'op'],
+    [7, {}, 'op'],
     [255, {}, 'op'],
     [OPS.encrypt, Buffer.alloc(0), 'request'],
     [OPS.encrypt, Buffer.from([0xc1]), 'request'],

@@ -5,10 +5,11 @@
 import { randomUUID } from 'node:crypto'
 
 import type { Engine } from '../../engine.ts'
+import { countUses } from '../../envelope/uses.ts'
 import { ERRORS, KeyfoldError, type ErrorCode } from '../../errors.ts'
 import { encodeEncryptionContext } from '../../format/encryption-context.ts'
 import { encodeText } from '../answer.ts'
-import { countUses, recorded, recordedDurably, RequestRecord } from '../records.ts'
+import { recorded, recordedDurably, RequestRecord } from '../records.ts'
 import type { SignedAnswer, SignedDoor, SignedHead } from '../signed-door.ts'
 import { Call } from './call.ts'
 import { OPERATIONS } from './operations.ts'

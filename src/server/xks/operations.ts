@@ -14,7 +14,8 @@ import {
   XKS_AAD_BYTES_MAX,
   XKS_PLAINTEXT_BYTES_MAX,
 } from '../../limits.ts'
-import { countUses, type RequestRecord } from '../records.ts'
+import { countUses } from '../../envelope/uses.ts'
+import type { RequestRecord } from '../records.ts'
 import type { XksHealth } from './health.ts'
 
 /** One request, of which it is known who signed it. */
