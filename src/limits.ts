@@ -84,6 +84,10 @@ export const KEY_STORE_CALL_MS_MAX = 60_000
 export const KEY_STORE_CREATE_MS = 60_000
 /** An ARN of AWS KMS has at most 2,048 characters. */
 export const REMOTE_KEY_NAME_CHARACTERS_MAX = 2_048
+/** Random 96-bit IVs allow 2^32 (SP 800-38D §8.3); half of it, for counts go to the catalog in blocks. */
+export const RANDOM_IV_WRAPS_MAX = 2 ** 31
+/** A wrapped key of 8 KiB in base64 in JSON, and what a server says about it besides. */
+export const KEY_STORE_ANSWER_BYTES_MAX = 65_536
 /** Connections that are kept to one: AWS KMS answers in some 10 ms, and a batch needs one call in 300 s. */
 export const KEY_STORE_CONNECTIONS_MAX = 64
 // Key stores of other systems: what stands between us and a slow or absent one.

@@ -46,7 +46,7 @@ import type {
   KeyStoreTraits,
   NewKeyMaterial,
 } from './key-store.ts'
-import { checkEndpoint, checkStorePart, isStorePart } from './remote.ts'
+import { checkEndpoint, checkStorePart, isStorePart, PROBE } from './remote.ts'
 import { readSecretFile } from './secret-files.ts'
 import type { StoreSettings } from './store-settings.ts'
 
@@ -490,8 +490,6 @@ export class AwsKmsKeyStore implements KeyStore {
 }
 
 const KEY_BYTES = 32
-/** Says nothing to nobody. */
-const PROBE = Buffer.from('keyfold/probe')
 
 function contextOf(aad: Uint8Array): Record<string, string> {
   return { keyfold: Buffer.from(aad).toString('base64') }

