@@ -12,6 +12,7 @@ type Versions = Readonly<Record<string, string>>
 interface Manifest {
   readonly version: string
   readonly dependencies: Versions
+  readonly optionalDependencies: Versions
   readonly devDependencies: Versions
   readonly bin: Versions
   readonly exports: { readonly '.': Versions }
@@ -36,8 +37,10 @@ const manifest = read<Manifest>('package.json')
 const lock = read<Lock>('package-lock.json')
 
 describe('package.json', () => {
-  const { dependencies, devDependencies } = manifest
-  const all = { ...dependencies, ...devDependencies }
+  const { dependencies, optionalDependencies, devDependencies } = manifest
+  /** What a caller's machine gets. */
+  const shippedWith = { ...dependencies, ...optionalDependencies }
+  const all = { ...shippedWith, ...devDependencies }
 
   test('names exact versions only', () => {
     const inexact = Object.entries(all).filter(
@@ -50,6 +53,7 @@ describe('package.json', () => {
     const root = lock.packages['']
     expect(root?.version).toBe(manifest.version)
     expect(root?.dependencies).toEqual(dependencies)
+    expect(root?.optionalDependencies).toEqual(optionalDependencies)
     expect(root?.devDependencies).toEqual(devDependencies)
     expect(root?.engines).toEqual(manifest.engines)
     for (const [name, version] of Object.entries(all)) {
@@ -75,14 +79,14 @@ describe('package.json', () => {
     )
     const text = [...shipped, readFileSync(join(ROOT, 'binding.gyp'), 'utf8')].join('\n')
     const named = (name: string): boolean => new RegExp(`['"]${name}[/'"]`).test(text)
-    expect(Object.keys(dependencies).filter((name) => !named(name))).toEqual([])
+    expect(Object.keys(shippedWith).filter((name) => !named(name))).toEqual([])
     const specifiers = [...text.matchAll(/(?:from|import\()\s*'([@\w][@\w./:-]*)'/g)].map(
       ([, specifier = '']) => specifier,
     )
     const packages = specifiers
       .filter((name) => !name.startsWith('node:') && !builtinModules.includes(name))
       .map((name) => name.split('/', name.startsWith('@') ? 2 : 1).join('/'))
-    expect(packages.filter((name) => !(name in dependencies))).toEqual([])
+    expect(packages.filter((name) => !(name in shippedWith))).toEqual([])
   })
 })
 
