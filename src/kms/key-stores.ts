@@ -112,21 +112,24 @@ export class KeyStores {
 
   /**
    * What other nodes did to key stores: each node connects for itself and fails for itself; that one is to be connected,
-   * or not, is for all.
+   * or not, is for all. What may not be used any more is put away when it resolves; connecting is nothing to wait for.
    */
-  follow(): Promise<void> {
-    return this.#exclusively(async () => {
-      const rows = await catalogKeyStores.readKeyStores(this.#options.catalog.db)
-      const gone = new Set(this.#places.keys())
-      for (const stored of rows) {
-        gone.delete(stored.id)
-        this.#followOne(stored)
-      }
-      for (const id of gone) {
-        this.#putAway(this.#places.get(id) as Place)
-        this.#places.delete(id)
-      }
-    })
+  async follow(): Promise<void> {
+    const rows = await this.#readRows()
+    for (const [id, place] of this.#places) {
+      const isToBeUsed = rows.has(id) && rows.get(id)?.connectionState !== 'DISCONNECTED'
+      if (isInUse(place) && !isToBeUsed) this.#putAway(place)
+    }
+    this.#exclusively(async () => {
+      const rows = await this.#readRows()
+      for (const id of [...this.#places.keys()]) if (!rows.has(id)) this.#places.delete(id)
+      for (const stored of rows.values()) this.#followOne(stored)
+    }).catch((error: unknown) => this.#options.log(`key stores: ${messageOf(error)}`))
+  }
+
+  async #readRows(): Promise<ReadonlyMap<string, StoredKeyStore>> {
+    const rows = await catalogKeyStores.readKeyStores(this.#options.catalog.db)
+    return new Map(rows.map((row) => [row.id, row]))
   }
 
   #followOne(stored: StoredKeyStore): void {
@@ -139,10 +142,6 @@ export class KeyStores {
     }
     const before = place.stored
     place.stored = stored
-    if (stored.connectionState === 'DISCONNECTED') {
-      if (place.state !== 'DISCONNECTED' && place.state !== 'DISCONNECTING') this.#putAway(place)
-      return
-    }
     // Another node's failure is none of ours.
     if (!isToConnect(stored)) return
     const isSame = isReachedAs(before, stored)
@@ -458,6 +457,7 @@ export class KeyStores {
     { name, keepsOpenKeys, settings }: Replacement,
     given: Uint8Array | undefined,
   ): Promise<void> {
+    const { attempt } = place
     const { id, kind } = place.stored
     const secret = given ?? this.#addressOf(place.stored).openSecret?.()
     try {
@@ -471,7 +471,8 @@ export class KeyStores {
       }
       try {
         await this.#store(place, change)
-        if (isConnected && spare !== undefined) {
+        // Another node may have disconnected it meanwhile.
+        if (place.attempt === attempt && isConnected && spare !== undefined) {
           const before = place.opened
           place.opened = this.#guarded(place, spare)
           spare = before
@@ -557,6 +558,10 @@ export class KeyStores {
 
 type Replacement = Pick<StoredKeyStore, 'name' | 'keepsOpenKeys'> & {
   readonly settings: KeyStoreSettings
+}
+
+function isInUse({ state }: Place): boolean {
+  return state !== 'DISCONNECTED' && state !== 'DISCONNECTING'
 }
 
 function isToConnect({ connectionState }: StoredKeyStore): boolean {

@@ -3,6 +3,8 @@ import { afterAll, beforeAll, beforeEach, expect, test } from 'vitest'
 
 import { describeWithPostgres } from '../catalog/postgres.ts'
 import type { Service } from '../service.ts'
+import { connectStore } from '../key-stores/gate.ts'
+import { Elsewhere } from '../key-stores/elsewhere.ts'
 import { startNodes, type Nodes } from './nodes.ts'
 
 describeWithPostgres('a change', (postgres) => {
@@ -12,7 +14,7 @@ describeWithPostgres('a change', (postgres) => {
   let key: string
 
   beforeAll(async () => {
-    running = await startNodes(postgres, 2)
+    running = await startNodes(postgres, 2, { keyStoreOpener: new Elsewhere().opener })
     ;[a, b] = running.nodes as [Service, Service]
   })
   afterAll(() => running.close())
@@ -125,6 +127,23 @@ describeWithPostgres('a change', (postgres) => {
     for (const node of [a, b]) {
       expect((await record(node)).grants.map(({ id }) => id).sort()).toEqual([...ids].sort())
     }
+  })
+
+  test('of a key store is seen: connected, disconnected, and deleted', async () => {
+    const keyStore = await connectStore(a.engine)
+    const stores = b.engine.kms.keyStores
+    while (!stores.isConnected(keyStore)) await new Promise((resolve) => setTimeout(resolve, 5))
+    const { arn } = await b.engine.kms.createKey({ keyStore })
+    for (const node of [a, b]) expect(await encrypt(node, arn)).toBeUndefined()
+    await a.engine.kms.keyStores.disconnect(keyStore)
+    for (const node of [a, b]) expect(await encrypt(node, arn)).toBe('KMS_KEY_STATE_INVALID')
+    await expect(stores.delete(keyStore)).rejects.toMatchObject({ code: 'KEY_STORE_HAS_KEYS' })
+    await stores.connect(keyStore)
+    await stores.settled(keyStore)
+    while (!a.engine.kms.keyStores.isConnected(keyStore)) {
+      await new Promise((resolve) => setTimeout(resolve, 5))
+    }
+    for (const node of [a, b]) expect(await encrypt(node, arn)).toBeUndefined()
   })
 
   test('of tokens, access keys and identity policies is seen', async () => {

@@ -4,6 +4,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 
 import type { SettingTexts } from '../../dist/config.js'
+import type { EngineOptions } from '../../dist/engine.js'
 import type { Postgres } from '../catalog/postgres.ts'
 import { startService, type Service } from '../service.ts'
 
@@ -17,7 +18,7 @@ export interface Nodes {
 export async function startNodes(
   postgres: Postgres,
   count: number,
-  options: { readonly settings?: SettingTexts; readonly wallClockMs?: () => number } = {},
+  options: { readonly settings?: SettingTexts } & Omit<EngineOptions, 'log'> = {},
 ): Promise<Nodes> {
   const url = await postgres.createDatabase()
   const empty = mkdtempSync(join(tmpdir(), 'keyfold-nodes-'))
