@@ -9,6 +9,7 @@
         "native/aes_gcm_vaes.cc",
         "native/batch_cipher.cc",
         "native/cpu.cc",
+        "native/frames.cc",
         "native/key_table.cc",
         "native/keys.cc",
         "native/message_batch.cc",

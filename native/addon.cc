@@ -11,6 +11,7 @@
 
 #include "bytes.h"
 #include "cpu.h"
+#include "frames.h"
 #include "keys.h"
 #include "message_batch.h"
 #include "packed_batch.h"
@@ -568,6 +569,46 @@ napi_value OpenPart(napi_env env, napi_callback_info info) {
   return arguments.Return(status, static_cast<double>(written));
 }
 
+// Frames of the AWS Encryption SDK's message format.
+
+// messageId, frameLength, firstSequence, frames, final
+FrameRun NextFrameRun(Arguments* arguments) {
+  const View message_id = arguments->Bytes8();
+  const size_t frame_len = arguments->Size();
+  const size_t first_sequence = arguments->Size();
+  const size_t frames = arguments->Size();
+  const bool final = arguments->Boolean();
+  if (first_sequence > 0xffffffff) arguments->Fail();
+  return {{message_id.data, message_id.len}, frame_len, static_cast<uint32_t>(first_sequence), frames, final};
+}
+
+// sealFrames(implementation, wire, key, messageId, frameLength, firstSequence, frames, final, plaintext)
+napi_value SealRun(napi_env env, napi_callback_info info) {
+  Arguments arguments(env, info);
+  const AesGcm* gcm = arguments.Gcm();
+  const View out = arguments.Bytes8();
+  const Handle key = arguments.Size();
+  const FrameRun run = NextFrameRun(&arguments);
+  const View in = arguments.Bytes8();
+  if (!arguments.ok()) return arguments.Misuse();
+  return arguments.Return(SealFrames(out.data, out.len, *gcm, key, run, {in.data, in.len}), 0);
+}
+
+// openFrames(implementation, plaintext, key, messageId, frameLength, firstSequence, frames, final, wire)
+napi_value OpenRun(napi_env env, napi_callback_info info) {
+  Arguments arguments(env, info);
+  const AesGcm* gcm = arguments.Gcm();
+  const View out = arguments.Bytes8();
+  const Handle key = arguments.Size();
+  const FrameRun run = NextFrameRun(&arguments);
+  const View in = arguments.Bytes8();
+  if (!arguments.ok()) return arguments.Misuse();
+  size_t bad_frame = 0;
+  const Status status =
+      OpenFrames(out.data, out.len, *gcm, key, run, {in.data, in.len}, &bad_frame);
+  return arguments.Return(status, 0, bad_frame);
+}
+
 // For public test vectors: the caller brings key and nonce, which nothing in the service may do.
 
 // insecureGcm(implementation, seal, out, key, nonce12, aad, input)
@@ -706,6 +747,8 @@ constexpr Function kFunctions[] = {
     {"finishPacked", Finish},
     {"verifyPacked", Verify},
     {"openPackedPart", OpenPart},
+    {"sealFrames", SealRun},
+    {"openFrames", OpenRun},
     {"insecureGcm", InsecureGcm},
     {"insecureXaes", InsecureXaes},
     {"insecureHkdf", InsecureHkdf},

@@ -536,6 +536,14 @@ export function takeSecret(name: string): string | undefined {
   return secret
 }
 
+/** KEYFOLD_CRYPTO where there is no Config: for files and streams in a caller's process. Throws CONFIG_INVALID. */
+export function libraryCrypto(): Config['crypto'] {
+  const wanted = process.env['KEYFOLD_CRYPTO'] ?? 'auto'
+  const found = CRYPTO.find((name) => name === wanted)
+  if (found !== undefined) return found
+  throw new KeyfoldError('CONFIG_INVALID', `KEYFOLD_CRYPTO: one of ${CRYPTO.join(', ')}`)
+}
+
 /** Whether a command that can do without one is told of a server. */
 export function isServerNamed(flags: { readonly token?: string }): boolean {
   return (flags.token ?? process.env['KEYFOLD_TOKEN'] ?? '') !== ''

@@ -1,10 +1,11 @@
 /**
- * Frames of the AWS Encryption SDK's message format, sealed and opened many at a time: flat bytes in, flat bytes out,
- * so that a native batch can take the place of this one on node:crypto.
+ * Frames of the AWS Encryption SDK's message format, sealed and opened many at a time: flat bytes in, flat bytes out;
+ * and the portable implementation on node:crypto, which does every suite. choose-frame-cipher.ts says which one runs.
  *
  * A sequence number is the frame's nonce. The cipher cannot know what was sealed before: whoever calls sealFrames
  * never gives a number twice. What was given to a call stays as it is until the answer is there.
  */
+import { strict as assert } from 'node:assert'
 import { createCipheriv, createDecipheriv, type CipherGCMTypes } from 'node:crypto'
 
 import { KeyfoldError } from '../errors.ts'
@@ -22,22 +23,31 @@ import { TAG_BYTES } from '../format/message.ts'
 
 export type MaybePromise<T> = T | Promise<T>
 
+/** Answers lie in the memory that is given, at its beginning, or where none is in memory of their own. */
 export interface FrameCipher {
   /** Wire bytes of the run. `plaintext` is whole frames, of which the final one may be shorter, or empty. */
-  sealFrames(run: FrameRun, plaintext: Uint8Array): MaybePromise<Uint8Array>
+  sealFrames(run: FrameRun, plaintext: Uint8Array, into?: Uint8Array): MaybePromise<Uint8Array>
   /**
    * Plaintext of the run. `wire` is whole frames, as scanFrames found them. Throws DECRYPT_FAILED where any tag does
    * not verify: then nothing of the run leaves.
    */
-  openFrames(run: FrameRun, wire: Uint8Array): MaybePromise<Uint8Array>
+  openFrames(run: FrameRun, wire: Uint8Array, into?: Uint8Array): MaybePromise<Uint8Array>
   /** Ends the key; a run under way may still finish or fail. */
   wipe(): void
 }
 
-/** Takes the key, which wipe() fills with zeros. */
+/** Takes the key and fills it with zeros, by wipe() at the latest. */
 export type CreateFrameCipher = (contentKey: Buffer, messageId: Uint8Array) => FrameCipher
 
-export const createFrameCipher: CreateFrameCipher = (contentKey, messageId) =>
+/** `bytes` of memory: of what is given, which must have as many, or fresh. */
+export function answerMemory(into: Uint8Array | undefined, bytes: number): Buffer {
+  if (into === undefined) return Buffer.allocUnsafe(bytes)
+  assert(into.length >= bytes)
+  return Buffer.from(into.buffer, into.byteOffset, bytes)
+}
+
+/** On node:crypto. The key stays where it is, and is good for openBlock, until wipe(). */
+export const createNodeFrameCipher: CreateFrameCipher = (contentKey, messageId) =>
   new NodeFrameCipher(contentKey, messageId)
 
 class NodeFrameCipher implements FrameCipher {
@@ -53,9 +63,9 @@ class NodeFrameCipher implements FrameCipher {
     }
   }
 
-  sealFrames(run: FrameRun, plaintext: Uint8Array): Uint8Array {
+  sealFrames(run: FrameRun, plaintext: Uint8Array, into?: Uint8Array): Uint8Array {
     const key = this.#usableKey()
-    const wire = Buffer.allocUnsafe(plaintext.length + overheadBytes(run))
+    const wire = answerMemory(into, plaintext.length + overheadBytes(run))
     for (let i = 0; i < run.frames; i++) {
       const place = framePlace(run, i, plaintext.length)
       const { ivAt, ciphertextAt, plaintextBytes } = place
@@ -72,9 +82,9 @@ class NodeFrameCipher implements FrameCipher {
     return wire
   }
 
-  openFrames(run: FrameRun, wire: Uint8Array): Uint8Array {
+  openFrames(run: FrameRun, wire: Uint8Array, into?: Uint8Array): Uint8Array {
     const key = this.#usableKey()
-    const plaintext = Buffer.allocUnsafe(wire.length - overheadBytes(run))
+    const plaintext = answerMemory(into, wire.length - overheadBytes(run))
     for (let i = 0; i < run.frames; i++) {
       const place = framePlace(run, i, plaintext.length)
       const { ivAt, ciphertextAt, plaintextBytes } = place

@@ -9,6 +9,7 @@ import { createRequire } from 'node:module'
 
 import { KeyfoldError, type ErrorCode } from '../errors.ts'
 import { BATCH_PARTS_MAX, KEY_ENTRIES_MAX, MESSAGE_BYTES_MAX } from '../limits.ts'
+import { overheadBytes, type FrameRun } from '../format/encryption-sdk-frames.ts'
 import { sealOverheadBytes, TAG_BYTES } from '../format/message.ts'
 import type {
   Crypto,
@@ -28,6 +29,29 @@ import type {
   Suite,
   TicketHandle,
 } from './crypto.ts'
+
+/** Frames of the AWS Encryption SDK's message format under a key of the table. */
+export interface FrameCrypto extends Pick<
+  Crypto,
+  'implementation' | 'importKey' | 'releaseKey' | 'keyTableUsage'
+> {
+  /** Writes all of `wire`. The caller gives no sequence number twice under one key. */
+  sealFrames(
+    wire: Uint8Array,
+    key: KeyHandle,
+    messageId: Uint8Array,
+    run: FrameRun,
+    plaintext: Uint8Array,
+  ): void
+  /** Writes all of `plaintext`: zeros where it throws DECRYPT_FAILED. */
+  openFrames(
+    plaintext: Uint8Array,
+    key: KeyHandle,
+    messageId: Uint8Array,
+    run: FrameRun,
+    wire: Uint8Array,
+  ): void
+}
 
 type Native = Readonly<Record<string, (...values: readonly unknown[]) => number>>
 
@@ -78,7 +102,7 @@ function loadAddon(): Native {
 }
 
 /** Errors: NATIVE_UNAVAILABLE (not built, or this processor cannot run it). */
-export function loadNativeCrypto(wanted?: Implementation): Crypto {
+export function loadNativeCrypto(wanted?: Implementation): Crypto & FrameCrypto {
   const native = loadAddon()
   const runnable = (implementation: NativeImplementation): boolean =>
     call(native, 'supports', IMPLEMENTATIONS[implementation]) === 1
@@ -91,7 +115,7 @@ export function loadNativeCrypto(wanted?: Implementation): Crypto {
   return new NativeCrypto(native, found)
 }
 
-class NativeCrypto implements Crypto {
+class NativeCrypto implements Crypto, FrameCrypto {
   readonly implementation: Implementation
   readonly #native: Native
   readonly #id: number
@@ -366,6 +390,55 @@ class NativeCrypto implements Crypto {
     )
   }
 
+  sealFrames(
+    wire: Uint8Array,
+    key: KeyHandle,
+    messageId: Uint8Array,
+    run: FrameRun,
+    plaintext: Uint8Array,
+  ): void {
+    assert.equal(wire.length, plaintext.length + overheadBytes(run))
+    const { frameLength, firstSequence, frames, final } = run
+    call(
+      this.#native,
+      'sealFrames',
+      this.#id,
+      wire,
+      key,
+      messageId,
+      frameLength,
+      firstSequence,
+      frames,
+      final,
+      plaintext,
+    )
+  }
+
+  openFrames(
+    plaintext: Uint8Array,
+    key: KeyHandle,
+    messageId: Uint8Array,
+    run: FrameRun,
+    wire: Uint8Array,
+  ): void {
+    assert.equal(wire.length, plaintext.length + overheadBytes(run))
+    const { frameLength, firstSequence, frames, final } = run
+    const { openFrames } = this.#native
+    const answer = (openFrames as Native[string])(
+      this.#id,
+      plaintext,
+      key,
+      messageId,
+      frameLength,
+      firstSequence,
+      frames,
+      final,
+      wire,
+    )
+    if (verified(answer)) return
+    throw new KeyfoldError('DECRYPT_FAILED', `frame ${firstSequence + messageOf(answer)}`)
+  }
+
   insecureGcmSeal(
     key: Uint8Array,
     nonce: Uint8Array,
@@ -445,9 +518,14 @@ function verified(answer: number): boolean {
   throw errorOf(answer)
 }
 
+/** Which one an error is about. */
+function messageOf(answer: number): number {
+  return Math.floor(-answer / 16)
+}
+
 function errorOf(answer: number): KeyfoldError {
   const status = -answer % 16
-  const message = Math.floor(-answer / 16)
+  const message = messageOf(answer)
   const code = STATUS_CODES[status] ?? 'INTERNAL'
   switch (status) {
     case STATUS_MALFORMED:

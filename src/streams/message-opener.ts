@@ -5,9 +5,10 @@
  *     header ──► frames ──► (footer) ──► end: nothing may follow
  *        └─────► block  ──►
  */
+import { createFrameCipher } from '../crypto/choose-frame-cipher.ts'
 import { createSignatureVerifier, type SignatureVerifier } from '../crypto/encryption-sdk-keys.ts'
 import {
-  createFrameCipher,
+  createNodeFrameCipher,
   openBlock,
   type CreateFrameCipher,
   type FrameCipher,
@@ -126,7 +127,9 @@ export class MessageOpener implements Conversion {
     const wire = this.#gathered.take(bytes)
     const message = await openMessage(this.#keyring, decodeHeader(wire), this.#options)
     const { suite, messageId, frameLength, contentKey, publicKey } = message
-    const cipher = this.#createCipher(contentKey, messageId)
+    // A body that is not framed needs the key itself, which this one leaves in its place.
+    const createCipher = frameLength === 0 ? createNodeFrameCipher : this.#createCipher
+    const cipher = createCipher(contentKey, messageId)
     const runBytes = Math.max(FRAME_RUN_BYTES, frameLength)
     const window = new Window(
       (plaintext) => this.#release(plaintext),

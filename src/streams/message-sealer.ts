@@ -2,11 +2,8 @@
  * Writes one message: plaintext in, header and frames out. Frames are numbered here and nowhere else, each number is
  * given to the cipher once, and a message that failed is never taken up again.
  */
-import {
-  createFrameCipher,
-  type CreateFrameCipher,
-  type FrameCipher,
-} from '../crypto/frame-cipher.ts'
+import { createFrameCipher } from '../crypto/choose-frame-cipher.ts'
+import type { CreateFrameCipher, FrameCipher } from '../crypto/frame-cipher.ts'
 import { KeyfoldError } from '../errors.ts'
 import { SEQUENCE_MAX } from '../format/encryption-sdk-frames.ts'
 import { FRAME_RUN_BYTES, STREAM_BYTES_MAX, STREAM_WINDOW_BYTES } from '../limits.ts'

@@ -8,7 +8,8 @@
  */
 import { inspect } from 'node:util'
 
-import { createFrameCipher, type FrameCipher } from '../crypto/frame-cipher.ts'
+import { createFrameCipher } from '../crypto/choose-frame-cipher.ts'
+import type { FrameCipher } from '../crypto/frame-cipher.ts'
 import { KeyfoldError } from '../errors.ts'
 import {
   FINAL_FRAME_OVERHEAD_BYTES,
