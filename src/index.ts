@@ -23,6 +23,7 @@ export {
 } from './format/convert.ts'
 export type { EncryptedDataKey } from './format/encryption-sdk.ts'
 export { decryptFile } from './streams/decrypt-file.ts'
+export { decryptFileTo, encryptFileTo } from './streams/file-to-file.ts'
 export {
   MultiKeyring,
   type GeneratedDataKey,
@@ -58,3 +59,4 @@ export type {
   OpenOptions,
   ServerBackedOptions,
 } from './in-process/open.ts'
+export type { WritableFile } from './streams/write-behind.ts'

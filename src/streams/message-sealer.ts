@@ -5,7 +5,7 @@
 import { createFrameCipher } from '../crypto/choose-frame-cipher.ts'
 import type { CreateFrameCipher, FrameCipher } from '../crypto/frame-cipher.ts'
 import { KeyfoldError } from '../errors.ts'
-import { SEQUENCE_MAX } from '../format/encryption-sdk-frames.ts'
+import { overheadBytes, SEQUENCE_MAX } from '../format/encryption-sdk-frames.ts'
 import { FRAME_RUN_BYTES, STREAM_BYTES_MAX, STREAM_WINDOW_BYTES } from '../limits.ts'
 import type { Conversion } from './conversion.ts'
 import { GatheredBytes } from './gathered-bytes.ts'
@@ -18,7 +18,8 @@ export class MessageSealer implements Conversion {
   readonly #keyring: Keyring
   readonly #options: EncryptFileOptions
   readonly #frameLength: number
-  readonly #runBytes: number
+  /** Of the plaintext of a run, whole frames. */
+  readonly runBytes: number
   readonly #createCipher: CreateFrameCipher
   readonly #gathered: GatheredBytes
   readonly #window: Window
@@ -40,22 +41,37 @@ export class MessageSealer implements Conversion {
     this.#emit = emit
     this.#createCipher = createCipher
     this.#frameLength = checkEncryptOptions(options).frameBytes
-    this.#runBytes = Math.floor(FRAME_RUN_BYTES / this.#frameLength) * this.#frameLength
+    this.runBytes = Math.floor(FRAME_RUN_BYTES / this.#frameLength) * this.#frameLength
     // A run is in memory as it came and as it goes; half of the window is left for what the streams hold.
     this.#window = new Window(emit, STREAM_WINDOW_BYTES / 4 / FRAME_RUN_BYTES)
     this.#gathered = new GatheredBytes(2 * FRAME_RUN_BYTES)
   }
 
+  /** What a run of so many takes at most. */
+  get runWireBytes(): number {
+    const frames = this.runBytes / this.#frameLength
+    return this.runBytes + overheadBytes({ frames, final: true })
+  }
+
   async write(chunk: Uint8Array): Promise<void> {
     const cipher = await this.#begun()
-    this.#plaintextBytes += chunk.length
-    if (this.#plaintextBytes > STREAM_BYTES_MAX) {
-      throw new KeyfoldError('LIMIT_EXCEEDED', `a message has at most ${STREAM_BYTES_MAX} bytes`)
-    }
+    this.#count(chunk)
     for (let at = 0; at < chunk.length; at += FRAME_RUN_BYTES) {
       this.#gathered.put(chunk.subarray(at, at + FRAME_RUN_BYTES))
       await this.#sealWhole(cipher)
     }
+  }
+
+  /**
+   * Instead of write() and end(), without copies: `runBytes` each time, and in the final one what is left, which is
+   * nothing only where there is nothing at all. Its wire bytes lie in `into` when they are emitted.
+   */
+  async writeRun(plaintext: Uint8Array, into: Uint8Array, final: boolean): Promise<void> {
+    const cipher = await this.#begun()
+    this.#count(plaintext)
+    await this.#seal(cipher, plaintext, final, into)
+    await this.#window.drain()
+    if (final) this.destroy()
   }
 
   async end(): Promise<void> {
@@ -91,11 +107,22 @@ export class MessageSealer implements Conversion {
       const waiting = this.#gathered.pending.length
       const whole = Math.floor((waiting - 1) / this.#frameLength) * this.#frameLength
       if (whole <= 0) return
-      await this.#seal(cipher, this.#gathered.take(Math.min(whole, this.#runBytes)), false)
+      await this.#seal(cipher, this.#gathered.take(Math.min(whole, this.runBytes)), false)
     }
   }
 
-  #seal(cipher: FrameCipher, plaintext: Uint8Array, final: boolean): Promise<void> {
+  #count({ length }: Uint8Array): void {
+    this.#plaintextBytes += length
+    if (this.#plaintextBytes <= STREAM_BYTES_MAX) return
+    throw new KeyfoldError('LIMIT_EXCEEDED', `a message has at most ${STREAM_BYTES_MAX} bytes`)
+  }
+
+  #seal(
+    cipher: FrameCipher,
+    plaintext: Uint8Array,
+    final: boolean,
+    into?: Uint8Array,
+  ): Promise<void> {
     const firstSequence = this.#nextSequence
     const frames = Math.max(1, Math.ceil(plaintext.length / this.#frameLength))
     // The final frame has a number as well.
@@ -104,6 +131,6 @@ export class MessageSealer implements Conversion {
     }
     this.#nextSequence += frames
     const run = { frameLength: this.#frameLength, firstSequence, frames, final }
-    return this.#window.add(cipher.sealFrames(run, plaintext))
+    return this.#window.add(cipher.sealFrames(run, plaintext, into))
   }
 }

@@ -13,15 +13,14 @@ export interface PositionalFile {
   stat(): Promise<{ readonly size: number }>
 }
 
-/** Exactly so many bytes. Throws STREAM_MALFORMED where the file ends before. */
+/** As many bytes as `into` has. Throws STREAM_MALFORMED where the file ends before. */
 export async function readExactly(
   file: PositionalFile,
   position: number,
-  bytes: number,
+  into: Buffer,
 ): Promise<Buffer> {
-  const into = Buffer.allocUnsafe(bytes)
   const found = await readUpTo(file, position, into)
-  if (found < bytes) throw new KeyfoldError('STREAM_MALFORMED', 'truncated')
+  if (found < into.length) throw new KeyfoldError('STREAM_MALFORMED', 'truncated')
   return into
 }
 

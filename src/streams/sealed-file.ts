@@ -28,6 +28,7 @@ import {
   type FileHeader,
 } from './options.ts'
 import { readExactly, readFileHeader, type PositionalFile } from './positional.ts'
+import type { WriteBehind } from './write-behind.ts'
 
 /** Where the frames lie. */
 interface Layout {
@@ -101,7 +102,7 @@ export class SealedFile {
     const result = Buffer.allocUnsafe(end - offset)
     const firstFrame = Math.floor(offset / frameLength)
     const endFrame = Math.ceil(end / frameLength)
-    const perRun = Math.max(1, Math.floor(FRAME_RUN_BYTES / frameLength))
+    const perRun = framesPerRun(frameLength)
     const start = (frame: number): Promise<Uint8Array> | undefined => {
       if (frame >= endFrame) return undefined
       const reading = this.#read(frame, Math.min(frame + perRun, endFrame))
@@ -121,6 +122,41 @@ export class SealedFile {
     return result
   }
 
+  /** Writes the whole plaintext. What was written before an error is true. Errors: as read(), and the writer's. */
+  async copyTo(writer: WriteBehind): Promise<void> {
+    const { frameLength, frames } = this.#layout
+    const perRun = framesPerRun(frameLength)
+    const wires = [0, 1].map(() =>
+      Buffer.allocUnsafeSlow(perRun * frameLength + overheadBytes({ frames: perRun, final: true })),
+    )
+    const plaintexts = [0, 1].map(() => Buffer.allocUnsafeSlow(perRun * frameLength))
+    let reading: Promise<Uint8Array> | undefined
+    const start = (run: number): void => {
+      const first = run * perRun
+      reading =
+        first >= frames
+          ? undefined
+          : this.#read(first, Math.min(first + perRun, frames), wires[run % 2])
+      // Met when it is awaited.
+      reading?.catch(() => undefined)
+    }
+    try {
+      start(0)
+      for (let run = 0; reading !== undefined; run++) {
+        const wire: Uint8Array = await reading
+        // The disk is asked for the next run before the cipher has this one.
+        start(run + 1)
+        const into = plaintexts[run % 2]
+        await writer.write(await openRun(this.#cipher, this.#layout, run * perRun, wire, into))
+      }
+      await writer.end()
+    } finally {
+      // Whoever closes the files next must not find them in use.
+      await Promise.allSettled([reading, writer.end()])
+      for (const plaintext of plaintexts) plaintext.fill(0)
+    }
+  }
+
   /** Wipes the key. The file stays the caller's to close. */
   close(): void {
     this.#cipher.wipe()
@@ -134,9 +170,13 @@ export class SealedFile {
     return this.toJSON()
   }
 
-  #read(firstFrame: number, endFrame: number): Promise<Uint8Array> {
-    return readWire(this.#file, this.#layout, firstFrame, endFrame)
+  #read(firstFrame: number, endFrame: number, into?: Buffer): Promise<Uint8Array> {
+    return readWire(this.#file, this.#layout, firstFrame, endFrame, into)
   }
+}
+
+function framesPerRun(frameLength: number): number {
+  return Math.max(1, Math.floor(FRAME_RUN_BYTES / frameLength))
 }
 
 function layoutOf(size: number, headerBytes: number, frameLength: number): Layout {
@@ -166,11 +206,14 @@ function readWire(
   { headerBytes, frameLength, frames, plaintextBytes }: Layout,
   firstFrame: number,
   endFrame: number,
+  into?: Buffer,
 ): Promise<Buffer> {
   const perFrame = frameLength + FRAME_OVERHEAD_BYTES
   const overhead = overheadBytes({ frames: endFrame - firstFrame, final: endFrame === frames })
   const bytes = Math.min(endFrame * frameLength, plaintextBytes) - firstFrame * frameLength
-  return readExactly(file, headerBytes + firstFrame * perFrame, bytes + overhead)
+  const length = bytes + overhead
+  const memory = into?.subarray(0, length) ?? Buffer.allocUnsafe(length)
+  return readExactly(file, headerBytes + firstFrame * perFrame, memory)
 }
 
 /** `wire` is to be exactly the frames from this one on. Throws STREAM_MALFORMED, DECRYPT_FAILED. */
@@ -179,6 +222,7 @@ async function openRun(
   { frameLength, frames }: Layout,
   firstFrame: number,
   wire: Uint8Array,
+  into?: Uint8Array,
 ): Promise<Uint8Array> {
   const place = { frameLength, firstSequence: firstFrame + 1 }
   const scanned = scanFrames(wire, place, SEQUENCE_MAX)
@@ -186,5 +230,5 @@ async function openRun(
   if (scanned.bytes !== wire.length || scanned.final !== final) {
     throw new KeyfoldError('STREAM_MALFORMED', 'the final frame is not the last')
   }
-  return cipher.openFrames({ ...place, frames: scanned.frames, final }, wire)
+  return cipher.openFrames({ ...place, frames: scanned.frames, final }, wire, into)
 }

@@ -1,0 +1,96 @@
+/**
+ * From one file to another, for whoever has both: reads ahead and writes behind the cipher, in memory that is used
+ * again. A stream takes fresh memory for every chunk and copies it, which costs more than the cipher does.
+ *
+ *     source ──► plaintext 0 1 2 ──► cipher ──► wire 0 1 ──► target
+ */
+import { decryptFile } from './decrypt-file.ts'
+import type { Keyring } from './keyring.ts'
+import { MessageSealer } from './message-sealer.ts'
+import {
+  encryptedDataKeysMaxOf,
+  type DecryptFileOptions,
+  type EncryptFileOptions,
+} from './options.ts'
+import { readFileHeader, readUpTo, type PositionalFile } from './positional.ts'
+import { openSealedFile } from './sealed-file.ts'
+import { WriteBehind, type WritableFile } from './write-behind.ts'
+
+/**
+ * Writes one message of all of `source` to `target`, from where that stands. Both stay the caller's to close, and
+ * after an error what was written is the caller's to remove: no reader takes it. Errors: as encryptStream, and the
+ * files'.
+ */
+export async function encryptFileTo(
+  source: PositionalFile,
+  target: WritableFile,
+  keyring: Keyring,
+  options: EncryptFileOptions = {},
+): Promise<void> {
+  const writer = new WriteBehind(target)
+  const sealer = new MessageSealer(keyring, options, (bytes) => writer.write(bytes))
+  const { runBytes } = sealer
+  // One that is sealed, one that tells whether that was the last, one that is read meanwhile.
+  const plaintexts = [0, 1, 2].map(() => Buffer.allocUnsafeSlow(runBytes))
+  const wires = [0, 1].map(() => Buffer.allocUnsafeSlow(sealer.runWireBytes))
+  let reading: Promise<Uint8Array> | undefined
+  const read = (run: number): Promise<Uint8Array> => {
+    const into = plaintexts[run % 3] as Buffer
+    reading = readUpTo(source, run * runBytes, into).then((bytes) => into.subarray(0, bytes))
+    // Met when it is awaited.
+    reading.catch(() => undefined)
+    return reading
+  }
+  try {
+    let plaintext = await read(0)
+    let following = read(1)
+    for (let run = 0; ; run++) {
+      const next = await following
+      // A file that grows meanwhile is taken as long as it was when its end was met.
+      const final = next.length === 0 || plaintext.length < runBytes
+      if (!final) following = read(run + 2)
+      await sealer.writeRun(plaintext, wires[run % 2] as Buffer, final)
+      if (final) break
+      plaintext = next
+    }
+    await writer.end()
+  } finally {
+    sealer.destroy()
+    // Whoever closes the files next must not find them in use.
+    await Promise.allSettled([reading, writer.end()])
+    for (const plaintext of plaintexts) plaintext.fill(0)
+  }
+}
+
+/**
+ * Writes the plaintext of `source`, a regular file, to `target`, from where that stands. Nothing is written of a file
+ * that was cut short or has something behind its end: that is known before. Errors: as decryptFile, and the files'.
+ */
+export async function decryptFileTo(
+  source: PositionalFile,
+  target: WritableFile,
+  keyring: Keyring,
+  options: Omit<DecryptFileOptions, 'signedBytesMax'> = {},
+): Promise<void> {
+  const writer = new WriteBehind(target)
+  const { sealed } = await readFileHeader(source, encryptedDataKeysMaxOf(options))
+  const { suite, frameLength } = sealed.header
+  try {
+    if (suite.signature !== undefined || frameLength === 0) {
+      for await (const part of decryptFile(source, keyring, options)) {
+        await writer.write(part as Uint8Array)
+      }
+      await writer.end()
+      return
+    }
+    const file = await openSealedFile(source, keyring, options)
+    try {
+      options.onHeader?.(file.header)
+      await file.copyTo(writer)
+    } finally {
+      file.close()
+    }
+  } finally {
+    await writer.end().catch(() => undefined)
+  }
+}
