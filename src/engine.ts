@@ -92,6 +92,8 @@ export interface Engine {
   /** Wipes every key in memory. Until a restart everything that needs one answers LOCKED. */
   lock(): void
   readonly locked: boolean
+  /** Called in the tick of the lock, for keys that are held elsewhere than in the key table. */
+  onLock(listener: () => void): void
   /** Throws while requests would fail. */
   ready(): Promise<void>
   close(): Promise<void>
@@ -263,6 +265,7 @@ async function openOn(
   const sweeper = setInterval(() => dataKeys.sweep(), SWEEP_MS)
   sweeper.unref()
   let locked = false
+  const lockListeners: (() => void)[] = []
 
   return {
     config,
@@ -304,10 +307,12 @@ async function openOn(
       keyStores.lock()
       accessKeys.lock()
       dataKeys.purgeAll()
+      for (const listener of lockListeners) listener()
     },
     get locked() {
       return locked
     },
+    onLock: (listener) => void lockListeners.push(listener),
     ready: async () => {
       if (locked) throw new KeyfoldError('LOCKED')
       if (config.audit.mode === 'strict') audit.assertAvailable()

@@ -232,6 +232,19 @@ export const STREAM_BYTES_MAX = 2 ** 40
 /** A DER signature of P-384 has at most 104. */
 export const SIGNATURE_BYTES_MAX = 128
 
+// Streams through the server.
+
+/** At once. Whatever they hold, a batch still fits beside it. */
+export const SERVED_STREAMS_MAX = 256
+/** The front end hands over 512 KiB at a time, and runs that are longer would only wait for more. */
+export const SERVED_RUN_BYTES = 2 ** 19
+/** What one holds: memory for two runs to gather in, one that is worked on, and what came meanwhile. */
+export const SERVED_STREAM_BYTES = 4 * SERVED_RUN_BYTES
+/** Longer frames are charged for by themselves. */
+export const SERVED_FRAME_BYTES_FREE = SERVED_RUN_BYTES / 4
+/** Of a signed message nothing leaves before its end: it is held as a whole, and charged for. */
+export const SERVED_SIGNED_BYTES_MAX = 16 * 2 ** 20
+
 // Names and metadata, as AWS KMS bounds them.
 
 export const ALIAS_CHARACTERS_MAX = 256
@@ -361,6 +374,11 @@ assert(CONTEXT_BYTES_MAX + ENCRYPTED_DATA_KEYS_DEFAULT * (6_144 + 512) < HEADER_
 assert(FRAME_BYTES_MAX <= FRAME_BYTES_READ_MAX)
 // One frame as it comes, and its plaintext, twice.
 assert(4 * FRAME_BYTES_READ_MAX <= STREAM_WINDOW_BYTES)
+assert(
+  SERVED_STREAMS_MAX * SERVED_STREAM_BYTES + REQUEST_BYTES_MAX_DEFAULT < IN_FLIGHT_BYTES_DEFAULT,
+)
+// What comes in one piece is copied before a conversion first waits.
+assert(SERVED_RUN_BYTES <= FRAME_RUN_BYTES)
 // Sequence numbers have 32 bits.
 assert(STREAM_BYTES_MAX / FRAME_BYTES_MIN < 2 ** 32)
 assert(2 * REQUEST_BYTES_MAX_DEFAULT < IN_FLIGHT_BYTES_DEFAULT)

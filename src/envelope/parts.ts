@@ -41,7 +41,7 @@ export interface KeyUse {
 
 /** The KMS key of this name, authorised; the answer is at once where memory has it. */
 export function authorizedKey(
-  { registry, authorizer }: EnvelopeParts,
+  { registry, authorizer }: Pick<EnvelopeParts, 'registry' | 'authorizer'>,
   { principal, action, key, attributes }: KeyUse,
 ): MaybePromise<KmsKey> {
   const refuse = (error: unknown): never => {

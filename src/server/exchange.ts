@@ -55,6 +55,12 @@ export class Body implements RequestBytes {
   }
 }
 
+/** What goes before an answer whose length is not known. */
+export interface ChunkedHead {
+  readonly contentType: string
+  readonly headers: readonly Header[]
+}
+
 export class Exchange implements RequestOrigin {
   readonly #response: HttpResponse
   readonly secureTransport: boolean
@@ -64,6 +70,10 @@ export class Exchange implements RequestOrigin {
   /** Set when the caller went away, or the answer is out: the response must not be touched any more. */
   #gone = false
   #onGone: (() => void) | undefined
+  #paused = false
+  #begun = false
+  /** Set while the caller has not taken what they were sent. */
+  #whenTaken: { resolve(): void; reject(error: KeyfoldError): void } | undefined
 
   /** `over` is called once, when the last byte is out or the caller is gone. */
   constructor(
@@ -83,6 +93,7 @@ export class Exchange implements RequestOrigin {
       const onGone = this.#onGone
       this.#onGone = undefined
       this.#end()
+      this.#whenTaken?.reject(new KeyfoldError('ABORTED'))
       onGone?.()
     })
   }
@@ -153,6 +164,81 @@ export class Exchange implements RequestOrigin {
         slot = undefined
         received(new Body(slots, whole.bytes.subarray(0, length), whole))
       }
+    })
+  }
+
+  /**
+   * Hands the body over as it comes, in views that are good until `taken` returns; `gone` is called where the caller
+   * goes away before the answer is out.
+   */
+  receiveChunks(taken: (chunk: Uint8Array, isLast: boolean) => void, gone: () => void): void {
+    this.#onGone = gone
+    this.#response.onData((chunk, isLast) => {
+      if (!this.#gone) taken(new Uint8Array(chunk), isLast)
+    })
+  }
+
+  /** What the front end has read already comes all the same: 512 KiB at most. */
+  pause(): void {
+    if (this.#gone || this.#paused) return
+    this.#paused = true
+    this.#response.pause()
+  }
+
+  resume(): void {
+    if (this.#gone || !this.#paused) return
+    this.#paused = false
+    this.#response.resume()
+  }
+
+  /** Whether a part of the answer is out: from then on an error can only be seen as an answer without its end. */
+  get begun(): boolean {
+    return this.#begun
+  }
+
+  /**
+   * The next part of an answer of unknown length; the head goes before the first one. The promise, if there is one,
+   * resolves when the caller has taken what they were sent. Throws and rejects with ABORTED where they are gone.
+   */
+  write(head: ChunkedHead, bytes: Uint8Array): Promise<void> | undefined {
+    if (this.#gone) throw new KeyfoldError('ABORTED')
+    let taken = true
+    this.#response.cork(() => {
+      this.#beginChunks(head)
+      // Of nothing, the front end would make the last chunk.
+      if (bytes.length > 0) taken = this.#response.write(bytes)
+    })
+    if (taken) return undefined
+    return new Promise((resolve, reject) => (this.#whenTaken = { resolve, reject }))
+  }
+
+  /** The end of an answer that was written in parts. */
+  finish(head: ChunkedHead): void {
+    if (this.#gone) return
+    this.#response.cork(() => {
+      this.#beginChunks(head)
+      this.#response.end()
+    })
+    this.#onGone = undefined
+    this.#end()
+  }
+
+  /** Ends the connection, so that nobody takes what they were sent for a whole answer. */
+  cut(): void {
+    if (!this.#gone) this.#response.close()
+  }
+
+  #beginChunks({ contentType, headers }: ChunkedHead): void {
+    if (this.#begun) return
+    this.#begun = true
+    const response = this.#response
+    response.writeHeader('Content-Type', contentType)
+    for (const [name, value] of headers) response.writeHeader(name, value)
+    response.onWritable(() => {
+      const waiting = this.#whenTaken
+      this.#whenTaken = undefined
+      waiting?.resolve()
+      return true
     })
   }
 

@@ -7,6 +7,7 @@ export type Header = readonly [name: string, value: string]
 export const MSGPACK_TYPE = 'application/msgpack'
 export const JSON_TYPE = 'application/json'
 export const TEXT_TYPE = 'text/plain; charset=utf-8'
+export const BYTES_TYPE = 'application/octet-stream'
 /** The Prometheus text format: scrapers go by the version. */
 export const METRICS_TYPE = 'text/plain; version=0.0.4; charset=utf-8'
 
@@ -22,14 +23,18 @@ export interface RequestHead {
   readonly announcedBytes: number
 }
 
-export function readHead(request: HttpRequest): RequestHead {
+/** `jsonOtherwise`: also where the body does not say which of the two the caller speaks. */
+export function readHead(request: HttpRequest, jsonOtherwise = false): RequestHead {
   const length = request.getHeader('content-length')
   const contentType = mediaType(request.getHeader('content-type'))
   return {
     method: request.getMethod(),
     authorization: request.getHeader('authorization'),
     contentType,
-    jsonAnswer: isJsonAccepted(request.getHeader('accept'), contentType === JSON_TYPE),
+    jsonAnswer: isJsonAccepted(
+      request.getHeader('accept'),
+      jsonOtherwise || contentType === JSON_TYPE,
+    ),
     announcedBytes: length === '' ? 0 : Number(length),
   }
 }

@@ -5,6 +5,7 @@
 import { Counter, Gauge, Registry } from 'prom-client'
 
 import type { Engine, EngineCounters, StoreFigures } from '../engine.ts'
+import type { StreamFigures } from './streams/streams.ts'
 
 /** Upper bounds in seconds, and one bucket for all that is slower. */
 const BUCKETS = [0.0001, 0.0005, 0.001, 0.005, 0.025, 0.1, 0.5, 2.5, 10]
@@ -115,8 +116,25 @@ export class Metrics {
   readonly #registry = new Registry()
   readonly #routes = new Map<string, RouteFigures>()
 
-  constructor(engine: Engine) {
+  constructor(engine: Engine, streams: () => StreamFigures) {
     const registers = [this.#registry]
+    new Gauge({
+      name: 'keyfold_streams',
+      help: 'streams under way',
+      registers,
+      collect() {
+        this.set(streams().running)
+      },
+    })
+    new Counter({
+      name: 'keyfold_stream_bytes_total',
+      help: 'plaintext of streams that have ended, either way',
+      registers,
+      collect() {
+        this.reset()
+        this.inc(streams().bytes)
+      },
+    })
     for (const [name, help, read] of ENGINE_COUNTERS) {
       new Counter({
         name: `keyfold_${name}`,

@@ -9,12 +9,20 @@ import * as lifecycle from './lifecycle.ts'
 import * as management from './management.ts'
 import type { ManagementHandler } from './management.ts'
 import * as policies from './policies.ts'
+import type { StreamOperation } from './streams/parameters.ts'
 
 export type Method = 'get' | 'post' | 'put' | 'del'
 
 export type Route =
   /** An operation of the batch API: the body goes to the envelope as it lies. */
   | { readonly kind: 'operation'; readonly path: string; readonly op: OperationName | 'batch' }
+  /** A stream: the body goes through as it comes, in the AWS Encryption SDK's message format. */
+  | {
+      readonly kind: 'stream'
+      readonly method: 'put' | 'post'
+      readonly path: string
+      readonly op: StreamOperation
+    }
   /** Management: a small map in, a small map out. `:name` in the path is handed to the handler. */
   | {
       readonly kind: 'management'
@@ -38,6 +46,12 @@ export const ROUTES: readonly Route[] = [
   { kind: 'operation', path: '/v1/data-keys', op: 'data-keys' },
   { kind: 'operation', path: '/v1/message-keys', op: 'message-keys' },
   { kind: 'operation', path: '/v1/batch', op: 'batch' },
+
+  // PUT is what curl sends a file with.
+  { kind: 'stream', method: 'put', path: '/v1/streams/encrypt', op: 'encrypt' },
+  { kind: 'stream', method: 'post', path: '/v1/streams/encrypt', op: 'encrypt' },
+  { kind: 'stream', method: 'put', path: '/v1/streams/decrypt', op: 'decrypt' },
+  { kind: 'stream', method: 'post', path: '/v1/streams/decrypt', op: 'decrypt' },
 
   manage('post', '/v1/keys', 'CreateKey', management.createKey, [
     'description',

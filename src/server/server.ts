@@ -11,6 +11,7 @@ import { encodeAnswer, encodeError, encodeJson, encodeText, type Answer } from '
 import { AwsDoor } from './aws/door.ts'
 import { Exchange, type Body } from './exchange.ts'
 import {
+  BYTES_TYPE,
   decodePathParameter,
   JSON_TYPE,
   METRICS_TYPE,
@@ -39,6 +40,8 @@ import { SourceAddresses } from './source-addresses.ts'
 import { closeListener, createApp, listen, portOf } from './uws.ts'
 import type { HttpRequest, HttpResponse, TemplatedApp } from './uws.ts'
 import { WebSockets } from './websocket.ts'
+import type { StreamOperation } from './streams/parameters.ts'
+import { Streams, STREAM_OPERATIONS } from './streams/streams.ts'
 import { isXksPath, XksDoor } from './xks/door.ts'
 
 export interface RunningServer {
@@ -125,6 +128,7 @@ export class Server {
   readonly #webSockets: WebSockets
   readonly #aws: AwsDoor
   readonly #xks: XksDoor
+  readonly #streams: Streams
   readonly #sources: SourceAddresses | undefined
   readonly #requestIds: string
   #requests = 0
@@ -138,7 +142,8 @@ export class Server {
     this.#log = log
     this.#principals = new Principals(engine.tokens, engine.config.account)
     this.#operations = new Operations(engine)
-    this.#metrics = new Metrics(engine)
+    this.#streams = new Streams(engine)
+    this.#metrics = new Metrics(engine, () => this.#streams.figures)
     this.#sources = engine.audit.on ? new SourceAddresses() : undefined
     this.#requestIds = `${Date.now().toString(36)}-${process.pid.toString(36)}`
     const unexpected = (error: unknown, requestId: string): void =>
@@ -182,7 +187,11 @@ export class Server {
     for (const route of ROUTES) {
       paths.add(route.path)
       const figures = this.#metrics.route(route.path)
-      if (route.kind === 'operation') {
+      if (route.kind === 'stream') {
+        app[route.method](route.path, (response, request) =>
+          this.#serveStream(response, request, route.op, figures),
+        )
+      } else if (route.kind === 'operation') {
         app.post(route.path, (response, request) =>
           this.#serveOperation(response, request, route.op, figures),
         )
@@ -338,6 +347,55 @@ export class Server {
       keep: (work) => recordedDurably(this.#engine, record, always, async () => work()),
       run,
     })
+  }
+
+  /** The record is taken before the end of the answer goes out: without it, an answer has none. */
+  #serveStream(
+    response: HttpResponse,
+    request: HttpRequest,
+    op: StreamOperation,
+    figures: RouteFigures,
+  ): void {
+    const startedMs = performance.now()
+    const { method, authorization, jsonAnswer } = readHead(request, true)
+    const query = request.getQuery() ?? ''
+    const exchange = this.#open(response, method)
+    const record = this.#record(STREAM_OPERATIONS[op], this.#sources?.of(response))
+    const requestId = record?.requestId ?? this.#nextRequestId()
+    const head = { contentType: BYTES_TYPE, headers: [['X-Request-Id', requestId]] as const }
+    const work = async (): Promise<typeof NOTHING_HELD> => {
+      if (this.#draining) throw new KeyfoldError('SHUTTING_DOWN')
+      const principal = this.#authenticate(response, authorization)
+      record?.by(principal)
+      await this.#streams.run({ op, query, exchange, head, principal, record })
+      return NOTHING_HELD
+    }
+    const succeed = (): void => {
+      exchange.finish(head)
+      figures.count(200, performance.now() - startedMs)
+    }
+    const fail = (error: unknown): void => {
+      let status: number
+      if (exchange.begun) {
+        const known = this.#knownError(error, requestId)
+        if (known.code !== 'ABORTED') {
+          this.#log.warn({ requestId, code: known.code }, 'a stream was cut')
+        }
+        exchange.cut()
+        status = known.status
+      } else {
+        // What is left of the body is read and dropped.
+        exchange.resume()
+        status = this.#sendError(exchange, error, jsonAnswer, requestId)
+      }
+      figures.count(status, performance.now() - startedMs)
+    }
+    this.#begin()
+    const settled = async (): Promise<unknown> => recorded(this.#engine, record, work)
+    settled()
+      .then(succeed, fail)
+      .finally(() => this.#end())
+      .catch((error: unknown) => this.#log.error(error))
   }
 
   /** Who asks is known when the whole body is there: it is what was signed. */
@@ -571,4 +629,6 @@ export class Server {
   }
 }
 
+/** Of a stream, whose answer is out. */
+const NOTHING_HELD = { release: (): void => undefined }
 const NO_FIELDS: ReadonlyMap<string, Value> = new Map()

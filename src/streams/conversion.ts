@@ -1,7 +1,10 @@
 /** Bytes in, other bytes out: what streams, web streams and buffers have in common. */
 
 export interface Conversion {
-  /** Resolves when more may come; calls follow each other. Throws what ends the conversion. */
+  /**
+   * Resolves when more may come; calls follow each other. Throws what ends the conversion. Once something was written,
+   * a chunk of at most FRAME_RUN_BYTES is copied before the call returns.
+   */
   write(chunk: Uint8Array): Promise<void>
   /** Resolves when all has left. */
   end(): Promise<void>

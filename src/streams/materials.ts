@@ -51,7 +51,7 @@ export interface NewMessage {
  * CONFIG_INVALID, LIMIT_EXCEEDED (the header's bounds), and the keyring's.
  */
 export async function createMessage(
-  keyring: Keyring,
+  keyring: Pick<Keyring, 'generateDataKey'>,
   frameLength: number,
   options: EncryptFileOptions,
 ): Promise<NewMessage> {
@@ -114,7 +114,7 @@ export interface OpenedMessage {
  * Errors: COMMITMENT_REQUIRED, CONTEXT_INVALID, DECRYPT_FAILED, STREAM_MALFORMED, and the keyring's.
  */
 export async function openMessage(
-  keyring: Keyring,
+  keyring: Pick<Keyring, 'unwrapDataKey'>,
   { header, body, iv, tag }: SealedHeader,
   options: DecryptFileOptions,
 ): Promise<OpenedMessage> {

@@ -14,7 +14,7 @@ import {
   type FrameCipher,
 } from '../crypto/frame-cipher.ts'
 import { KeyfoldError } from '../errors.ts'
-import { decodeHeader, measureHeader } from '../format/encryption-sdk.ts'
+import { decodeHeader, measureHeader, type MessageHeader } from '../format/encryption-sdk.ts'
 import {
   BLOCK_HEAD_BYTES,
   decodeBlockLength,
@@ -42,6 +42,10 @@ import { Window, type Emit } from './window.ts'
 export type SignedPlaintext = 'hold' | 'drop' | 'release'
 
 export interface OpenerParts {
+  /** Frames of about so many bytes are opened at a time, one at least: FRAME_RUN_BYTES where absent. */
+  readonly runBytes?: number
+  /** Is asked before anyone is asked for the data key. What it throws fails the decryption. */
+  readonly admit?: (header: MessageHeader) => void
   readonly signedPlaintext?: SignedPlaintext
   readonly createCipher?: CreateFrameCipher
 }
@@ -55,13 +59,15 @@ interface Body {
 }
 
 export class MessageOpener implements Conversion {
-  readonly #keyring: Keyring
+  readonly #keyring: Pick<Keyring, 'unwrapDataKey'>
   readonly #options: DecryptFileOptions
   readonly #signedBytesMax: number
   readonly #signedPlaintext: SignedPlaintext
   readonly #createCipher: CreateFrameCipher
   readonly #emit: Emit
-  readonly #gathered = new GatheredBytes(2 * FRAME_RUN_BYTES)
+  readonly #runBytes: number
+  readonly #admit: OpenerParts['admit']
+  readonly #gathered: GatheredBytes
   #state: 'header' | 'frames' | 'block' | 'footer' | 'end' = 'header'
   #body: Body | undefined
   #nextSequence = 1
@@ -72,10 +78,15 @@ export class MessageOpener implements Conversion {
 
   /** Errors: CONFIG_INVALID. */
   constructor(
-    keyring: Keyring,
+    keyring: Pick<Keyring, 'unwrapDataKey'>,
     options: DecryptFileOptions,
     emit: Emit,
-    { signedPlaintext = 'hold', createCipher = createFrameCipher }: OpenerParts = {},
+    {
+      runBytes = FRAME_RUN_BYTES,
+      admit,
+      signedPlaintext = 'hold',
+      createCipher = createFrameCipher,
+    }: OpenerParts = {},
   ) {
     this.#keyring = keyring
     this.#options = options
@@ -83,6 +94,9 @@ export class MessageOpener implements Conversion {
     this.#signedPlaintext = signedPlaintext
     this.#createCipher = createCipher
     this.#emit = emit
+    this.#runBytes = runBytes
+    this.#admit = admit
+    this.#gathered = new GatheredBytes(2 * runBytes)
   }
 
   async write(chunk: Uint8Array): Promise<void> {
@@ -125,12 +139,14 @@ export class MessageOpener implements Conversion {
     const bytes = measureHeader(pending, encryptedDataKeysMaxOf(this.#options))
     if (pending.length < bytes) return false
     const wire = this.#gathered.take(bytes)
-    const message = await openMessage(this.#keyring, decodeHeader(wire), this.#options)
+    const sealed = decodeHeader(wire)
+    this.#admit?.(sealed.header)
+    const message = await openMessage(this.#keyring, sealed, this.#options)
     const { suite, messageId, frameLength, contentKey, publicKey } = message
     // A body that is not framed needs the key itself, which this one leaves in its place.
     const createCipher = frameLength === 0 ? createNodeFrameCipher : this.#createCipher
     const cipher = createCipher(contentKey, messageId)
-    const runBytes = Math.max(FRAME_RUN_BYTES, frameLength)
+    const runBytes = Math.max(this.#runBytes, frameLength)
     const window = new Window(
       (plaintext) => this.#release(plaintext),
       Math.max(1, Math.floor(STREAM_WINDOW_BYTES / 4 / runBytes)),
@@ -155,7 +171,7 @@ export class MessageOpener implements Conversion {
   async #readFrames(body: Body, pending: Uint8Array): Promise<boolean> {
     const { frameLength } = body.message
     const firstSequence = this.#nextSequence
-    const framesMax = Math.max(1, Math.floor(FRAME_RUN_BYTES / frameLength))
+    const framesMax = Math.max(1, Math.floor(this.#runBytes / frameLength))
     const { frames, bytes, final } = scanFrames(pending, { frameLength, firstSequence }, framesMax)
     if (frames === 0) return false
     this.#nextSequence += frames

@@ -14,8 +14,14 @@ import { createMessage } from './materials.ts'
 import { checkEncryptOptions, type EncryptFileOptions } from './options.ts'
 import { Window, type Emit } from './window.ts'
 
+export interface SealerParts {
+  /** Frames of about so many bytes are sealed at a time: FRAME_RUN_BYTES where absent. */
+  readonly runBytes?: number
+  readonly createCipher?: CreateFrameCipher
+}
+
 export class MessageSealer implements Conversion {
-  readonly #keyring: Keyring
+  readonly #keyring: Pick<Keyring, 'generateDataKey'>
   readonly #options: EncryptFileOptions
   readonly #frameLength: number
   /** Of the plaintext of a run, whole frames. */
@@ -31,20 +37,20 @@ export class MessageSealer implements Conversion {
 
   /** Errors: CONFIG_INVALID. */
   constructor(
-    keyring: Keyring,
+    keyring: Pick<Keyring, 'generateDataKey'>,
     options: EncryptFileOptions,
     emit: Emit,
-    createCipher: CreateFrameCipher = createFrameCipher,
+    { runBytes = FRAME_RUN_BYTES, createCipher = createFrameCipher }: SealerParts = {},
   ) {
     this.#keyring = keyring
     this.#options = options
     this.#emit = emit
     this.#createCipher = createCipher
     this.#frameLength = checkEncryptOptions(options).frameBytes
-    this.runBytes = Math.floor(FRAME_RUN_BYTES / this.#frameLength) * this.#frameLength
+    this.runBytes = Math.max(1, Math.floor(runBytes / this.#frameLength)) * this.#frameLength
     // A run is in memory as it came and as it goes; half of the window is left for what the streams hold.
     this.#window = new Window(emit, STREAM_WINDOW_BYTES / 4 / FRAME_RUN_BYTES)
-    this.#gathered = new GatheredBytes(2 * FRAME_RUN_BYTES)
+    this.#gathered = new GatheredBytes(2 * runBytes)
   }
 
   /** What a run of so many takes at most. */
@@ -54,7 +60,8 @@ export class MessageSealer implements Conversion {
   }
 
   async write(chunk: Uint8Array): Promise<void> {
-    const cipher = await this.#begun()
+    // No wait where none is needed: a chunk of one run is copied before whoever wrote it goes on.
+    const cipher = (this.#destroyed ? undefined : this.#cipher) ?? (await this.#begun())
     this.#count(chunk)
     for (let at = 0; at < chunk.length; at += FRAME_RUN_BYTES) {
       this.#gathered.put(chunk.subarray(at, at + FRAME_RUN_BYTES))

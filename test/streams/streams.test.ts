@@ -259,7 +259,9 @@ describe('a web stream that is given up', () => {
       // The one that keeps the key where it can be looked at.
       return createNodeFrameCipher(contentKey, messageId)
     }
-    const pair = createWebTransform((emit) => new MessageSealer(ours, {}, emit, create))
+    const pair = createWebTransform(
+      (emit) => new MessageSealer(ours, {}, emit, { createCipher: create }),
+    )
     return { pair, keys }
   }
   const wiped = (keys: readonly Buffer[]): readonly boolean[] =>
@@ -334,7 +336,9 @@ describe('a cipher on other threads', () => {
     const sealing = slowCipher()
     const parts: Uint8Array[] = []
     const emit = (part: Uint8Array): undefined => void parts.push(part)
-    const sealer = new MessageSealer(ours, { frameBytes: FRAME }, emit, sealing.create)
+    const sealer = new MessageSealer(ours, { frameBytes: FRAME }, emit, {
+      createCipher: sealing.create,
+    })
     for (const piece of cut(plaintext, [100_000])) await sealer.write(piece)
     await sealer.end()
     const message = Buffer.concat(parts)
@@ -381,7 +385,9 @@ describe('a cipher on other threads', () => {
 
   test('is given nothing more once the message was given up', async () => {
     const sealing = slowCipher()
-    const sealer = new MessageSealer(ours, {}, () => undefined, sealing.create)
+    const sealer = new MessageSealer(ours, {}, () => undefined, {
+      createCipher: sealing.create,
+    })
     await sealer.write(randomBytes(100_000))
     sealer.destroy()
     const runs = sealing.runs.length
@@ -414,7 +420,7 @@ describe('keys', () => {
     }
     const parts: Uint8Array[] = []
     const emit = (part: Uint8Array): undefined => void parts.push(part)
-    const sealer = new MessageSealer(recorded, {}, emit, createCipher)
+    const sealer = new MessageSealer(recorded, {}, emit, { createCipher })
     await sealer.write(Buffer.from('x'))
     await sealer.end()
     const message = Buffer.concat(parts)
