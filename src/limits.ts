@@ -238,8 +238,10 @@ export const SIGNATURE_BYTES_MAX = 128
 export const SERVED_STREAMS_MAX = 256
 /** The front end hands over 512 KiB at a time, and runs that are longer would only wait for more. */
 export const SERVED_RUN_BYTES = 2 ** 19
-/** What one holds: memory for two runs to gather in, one that is worked on, and what came meanwhile. */
+/** What one holds: memory for two runs to gather in, one that is worked on, and one in the front end. */
 export const SERVED_STREAM_BYTES = 4 * SERVED_RUN_BYTES
+/** What comes on top while it is busy, and is charged for as it comes: the kernel's buffer, however generous. */
+export const SERVED_HELD_BYTES_MAX = 64 * 2 ** 20
 /** Longer frames are charged for by themselves. */
 export const SERVED_FRAME_BYTES_FREE = SERVED_RUN_BYTES / 4
 /** Of a signed message nothing leaves before its end: it is held as a whole, and charged for. */

@@ -15,6 +15,16 @@ import type { HttpResponse } from './uws.ts'
 const SLICE_BYTES_MAX = 1024 * 1024
 /** Below this an answer goes out in one call, and the front end keeps what the socket does not take. */
 const SMALL_ANSWER_BYTES_MAX = 64 * 1024
+/** One write of an answer in parts: so much of it the front end may keep. */
+const CHUNK_BYTES_MAX = 320 * 1024
+/**
+ * How a paused connection is asked whether it takes more: soon, then less often, and for half a minute in all, in which
+ * a caller at 16 KB/s takes what the front end keeps.
+ */
+const ASK_MS_MIN = 1
+const ASK_MS_MAX = 64
+const ASKED_MAX = 480
+const NOTHING: Uint8Array = new Uint8Array(0)
 const FIRST_SLOT_BYTES = 256 * 1024
 
 /**
@@ -71,6 +81,11 @@ export class Exchange implements RequestOrigin {
   #gone = false
   #onGone: (() => void) | undefined
   #paused = false
+  /** Of an answer in parts: what the front end was not given yet, and whether it holds what the socket did not take. */
+  #unsent = NOTHING
+  #congested = false
+  #asked = 0
+  #asking: NodeJS.Timeout | undefined
   #begun = false
   /** Set while the caller has not taken what they were sent. */
   #whenTaken: { resolve(): void; reject(error: KeyfoldError): void } | undefined
@@ -100,6 +115,7 @@ export class Exchange implements RequestOrigin {
 
   #end(): void {
     this.#gone = true
+    clearTimeout(this.#asking)
     this.#onOver()
   }
 
@@ -173,22 +189,35 @@ export class Exchange implements RequestOrigin {
    */
   receiveChunks(taken: (chunk: Uint8Array, isLast: boolean) => void, gone: () => void): void {
     this.#onGone = gone
+    // What is polled for when a connection goes on is what the front end last saw of any that was paused in the same
+    // state: one with nothing to send has to be among them.
+    this.#response.pause()
+    this.#response.resume()
     this.#response.onData((chunk, isLast) => {
       if (!this.#gone) taken(new Uint8Array(chunk), isLast)
     })
   }
 
-  /** What the front end has read already comes all the same: 512 KiB at most. */
+  /**
+   * What the kernel has of the body already may come all the same. The front end's pause stops everything on the socket,
+   * also that it tells when the socket takes more: then it is asked.
+   */
   pause(): void {
-    if (this.#gone || this.#paused) return
     this.#paused = true
-    this.#response.pause()
+    this.#stop()
+    // At the end of its own handlers the front end may write, and go on reading where that fails.
+    setImmediate(() => this.#stop())
+    if (this.#congested) this.#askLater()
   }
 
   resume(): void {
-    if (this.#gone || !this.#paused) return
+    if (!this.#paused) return
     this.#paused = false
-    this.#response.resume()
+    if (!this.#gone) this.#response.resume()
+  }
+
+  #stop(): void {
+    if (this.#paused && !this.#gone) this.#response.pause()
   }
 
   /** Whether a part of the answer is out: from then on an error can only be seen as an answer without its end. */
@@ -197,24 +226,23 @@ export class Exchange implements RequestOrigin {
   }
 
   /**
-   * The next part of an answer of unknown length; the head goes before the first one. The promise, if there is one,
-   * resolves when the caller has taken what they were sent. Throws and rejects with ABORTED where they are gone.
+   * The next part of an answer of unknown length, one at a time; the head goes before the first one. The promise, if
+   * there is one, resolves when more is wanted; until then `bytes` stay as they are. Throws and rejects with ABORTED
+   * where the caller is gone.
    */
   write(head: ChunkedHead, bytes: Uint8Array): Promise<void> | undefined {
     if (this.#gone) throw new KeyfoldError('ABORTED')
-    let taken = true
-    this.#response.cork(() => {
-      this.#beginChunks(head)
-      // Of nothing, the front end would make the last chunk.
-      if (bytes.length > 0) taken = this.#response.write(bytes)
-    })
-    if (taken) return undefined
+    this.#unsent = bytes
+    this.#response.cork(() => this.#beginChunks(head))
+    if (this.#writeUnsent()) return undefined
     return new Promise((resolve, reject) => (this.#whenTaken = { resolve, reject }))
   }
 
   /** The end of an answer that was written in parts. */
   finish(head: ChunkedHead): void {
     if (this.#gone) return
+    // What the front end has still to send waits as well where it is paused.
+    this.resume()
     this.#response.cork(() => {
       this.#beginChunks(head)
       this.#response.end()
@@ -235,11 +263,52 @@ export class Exchange implements RequestOrigin {
     response.writeHeader('Content-Type', contentType)
     for (const [name, value] of headers) response.writeHeader(name, value)
     response.onWritable(() => {
-      const waiting = this.#whenTaken
-      this.#whenTaken = undefined
-      waiting?.resolve()
+      this.#writeOn()
       return true
     })
+  }
+
+  #writeOn(): void {
+    if (!this.#writeUnsent()) return
+    const waiting = this.#whenTaken
+    this.#whenTaken = undefined
+    waiting?.resolve()
+  }
+
+  /**
+   * Writes on until the socket takes no more, and answers whether everything is written. What the socket does not take,
+   * the front end keeps, without a bound, and does not tell how much it is: whether that is gone is found out a byte at
+   * a time, for which some are kept back.
+   */
+  #writeUnsent(): boolean {
+    while (this.#unsent.length > 0) {
+      const whole = Math.min(this.#unsent.length - ASKED_MAX, CHUNK_BYTES_MAX)
+      const bytes = this.#congested ? 1 : whole > 0 ? whole : this.#unsent.length
+      const slice = this.#unsent.subarray(0, bytes)
+      this.#unsent = this.#unsent.subarray(bytes)
+      this.#response.cork(() => (this.#congested = !this.#response.write(slice)))
+      if (!this.#congested) {
+        this.#asked = 0
+        continue
+      }
+      // A write that fails makes the front end read on.
+      this.#stop()
+      if (this.#paused) this.#askLater()
+      return this.#unsent.length === 0
+    }
+    return true
+  }
+
+  #askLater(): void {
+    if (this.#asking !== undefined) return
+    const ms = Math.min(ASK_MS_MIN * 2 ** this.#asked, ASK_MS_MAX)
+    this.#asking = setTimeout(() => {
+      this.#asking = undefined
+      if (this.#gone || !this.#paused || !this.#congested) return
+      // As the front end does it where it is not paused.
+      if (++this.#asked > ASKED_MAX) this.cut()
+      else this.#writeOn()
+    }, ms)
   }
 
   /** Sends the answer and releases it when its last byte is gone, or the caller is. */

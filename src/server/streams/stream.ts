@@ -3,31 +3,43 @@
  * while their bytes wait, neither for the cipher nor because they do not take what they are sent.
  *
  *     body ──► conversion ──► answer
- *       └► slot: what came while the conversion was busy
+ *       └► held: what came while the conversion was busy
+ *
+ * A front end that is told to pause goes on as long as the kernel fills its buffer of 512 KiB, so that all of the
+ * kernel's buffer may come at once, 6 MiB where nobody has set it: it is charged for as it comes.
  */
 import { KeyfoldError } from '../../errors.ts'
-import type { Slot } from '../../pool/slot.ts'
+import { SERVED_HELD_BYTES_MAX, SERVED_RUN_BYTES } from '../../limits.ts'
+import type { Slot, SlotPool } from '../../pool/slot.ts'
 import type { Conversion } from '../../streams/conversion.ts'
 import type { Exchange } from '../exchange.ts'
+
+/** What came while the conversion was busy; chunks that are small share one. */
+interface Held {
+  readonly slot: Slot
+  bytes: number
+}
 
 const NOTHING = new Uint8Array(0)
 
 export class Stream {
   readonly #exchange: Exchange
   readonly #conversion: Conversion
-  readonly #slot: Slot
+  readonly #slots: SlotPool
   /** Bytes of the body that the conversion was given. */
   receivedBytes = 0
+  /** Oldest first. */
+  #held: Held[] = []
   #heldBytes = 0
   #ended = false
   #busy = false
   #settle!: { resolve(): void; reject(error: unknown): void }
   #failed = false
 
-  constructor(exchange: Exchange, conversion: Conversion, slot: Slot) {
+  constructor(exchange: Exchange, conversion: Conversion, slots: SlotPool) {
     this.#exchange = exchange
     this.#conversion = conversion
-    this.#slot = slot
+    this.#slots = slots
   }
 
   /** Resolves when all of the answer but its end is taken. Throws what ended the stream before. */
@@ -47,6 +59,7 @@ export class Stream {
   fail(error: unknown): void {
     this.#failed = true
     this.#conversion.destroy()
+    for (const held of this.#held.splice(0)) drop(held)
     this.#settle.reject(error)
   }
 
@@ -58,27 +71,37 @@ export class Stream {
       return
     }
     this.#exchange.pause()
-    const heldBytes = this.#heldBytes + chunk.length
-    if (heldBytes > this.#slot.bytes.length) {
-      this.fail(new KeyfoldError('INTERNAL', 'a body went on that was paused'))
-      return
+    try {
+      this.#hold(chunk)
+    } catch (error) {
+      this.fail(error)
     }
-    this.#slot.bytes.set(chunk, this.#heldBytes)
-    this.#heldBytes = heldBytes
+  }
+
+  #hold(chunk: Uint8Array): void {
+    this.#heldBytes += chunk.length
+    if (this.#heldBytes > SERVED_HELD_BYTES_MAX) {
+      throw new KeyfoldError('OVERLOADED', 'the body came faster than the answer was taken')
+    }
+    let held = this.#held.at(-1)
+    if (held === undefined || held.bytes + chunk.length > held.slot.bytes.length) {
+      const bytes = Math.max(SERVED_RUN_BYTES, chunk.length)
+      held = { slot: this.#slots.acquire(bytes), bytes: 0 }
+      this.#held.push(held)
+    }
+    held.slot.bytes.set(chunk, held.bytes)
+    held.bytes += chunk.length
   }
 
   async #convert(chunk: Uint8Array): Promise<void> {
     this.#busy = true
     try {
-      this.receivedBytes += chunk.length
-      await this.#conversion.write(chunk)
-      while (this.#heldBytes > 0) {
-        const held = this.#slot.bytes.subarray(0, this.#heldBytes)
-        this.#heldBytes = 0
-        this.receivedBytes += held.length
-        const writing = this.#conversion.write(held)
-        // It is copied, and what comes next takes its place.
-        held.fill(0)
+      await this.#write(chunk)
+      for (let held = this.#held.shift(); held !== undefined; held = this.#held.shift()) {
+        this.#heldBytes -= held.bytes
+        const writing = this.#write(held.slot.bytes.subarray(0, held.bytes))
+        // It was copied.
+        drop(held)
         await writing
       }
       if (this.#ended) {
@@ -92,4 +115,14 @@ export class Stream {
       this.fail(error)
     }
   }
+
+  #write(chunk: Uint8Array): Promise<void> {
+    this.receivedBytes += chunk.length
+    return this.#conversion.write(chunk)
+  }
+}
+
+function drop({ slot, bytes }: Held): void {
+  slot.bytes.fill(0, 0, bytes)
+  slot.release()
 }

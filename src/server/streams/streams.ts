@@ -92,9 +92,9 @@ export class Streams {
     }
     let stream: Stream | undefined
     try {
-      const slot = charges.take(SERVED_STREAM_BYTES)
+      charges.take(SERVED_STREAM_BYTES)
       const create = op === 'encrypt' ? createSealer : createOpener
-      stream = new Stream(exchange, create(keyring, parameters, charges, send), slot)
+      stream = new Stream(exchange, create(keyring, parameters, charges, send), this.#engine.slots)
       this.#running.add(stream)
       await stream.run()
     } finally {
@@ -118,10 +118,8 @@ class Charges {
   }
 
   /** Throws OVERLOADED. */
-  take(bytes: number): Slot {
-    const slot = this.#slots.acquire(bytes)
-    this.#taken.push(slot)
-    return slot
+  take(bytes: number): void {
+    this.#taken.push(this.#slots.acquire(bytes))
   }
 
   takeForFrames(frameBytes: number): void {
@@ -152,9 +150,10 @@ function createOpener(
 ): Conversion {
   const emit: Emit = (plaintext) => {
     const taken = send(plaintext)
+    if (taken !== undefined) return taken.finally(() => plaintext.fill(0))
     // It is sent, or a copy of it waits in the front end.
     plaintext.fill(0)
-    return taken
+    return undefined
   }
   const admit = ({ frameLength, suite }: MessageHeader): void => {
     if (frameLength === 0 || frameLength > FRAME_BYTES_MAX) {
