@@ -71,12 +71,12 @@ export class Streams {
    * REQUEST_MALFORMED, LIMIT_EXCEEDED, ABORTED, LOCKED, those of conversions and of the keyring.
    */
   async run({ op, query, exchange, head, principal, record }: StreamRequest): Promise<void> {
+    if (record !== undefined) record.messages = 1
     if (this.#engine.locked) throw new KeyfoldError('LOCKED')
     const parameters = readParameters(op, query)
     const { key } = parameters
     if (record !== undefined) {
       record.keyReference = key
-      record.messages = 1
       // A log that takes nothing is told before anything leaves, not behind it.
       this.#engine.audit.assertAvailable()
     }
