@@ -241,7 +241,8 @@ export class Server {
       const timer = setTimeout(resolve, DRAIN_MS_MAX)
       this.#onIdle = () => {
         clearTimeout(timer)
-        resolve()
+        // The front end sends what is small when the handler that is running has returned.
+        setImmediate(resolve)
       }
     })
   }

@@ -194,8 +194,8 @@ describe('a stream that fails has no end', () => {
     const { bytes, whole } = await received(response)
     expect(whole).toBe(false)
     expect(bytes.equals(plaintext.subarray(0, bytes.length))).toBe(true)
-    expect(bytes.length % FRAME).toBe(0)
-    expect(bytes.length).toBeLessThan(at)
+    // What is on its way when the connection is cut may be lost, and what has not verified never was on it.
+    expect(bytes.length).toBeLessThanOrEqual(Math.floor(at / (FRAME + 32)) * FRAME)
   })
 
   test.each(['one byte less', 'a frame less', 'one byte more'])('%s', async (how) => {
