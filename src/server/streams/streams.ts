@@ -7,6 +7,7 @@
  * chunk: no client takes such an answer for a whole one.
  */
 import type { Engine } from '../../engine.ts'
+import { countUses } from '../../envelope/uses.ts'
 import { KeyfoldError } from '../../errors.ts'
 import type { MessageHeader } from '../../format/encryption-sdk.ts'
 import type { Slot, SlotPool } from '../../pool/slot.ts'
@@ -24,7 +25,6 @@ import { MessageOpener } from '../../streams/message-opener.ts'
 import { MessageSealer } from '../../streams/message-sealer.ts'
 import type { Emit } from '../../streams/window.ts'
 import type { ChunkedHead, Exchange } from '../exchange.ts'
-import { countUses } from '../records.ts'
 import { CallerKeyring, type StreamCaller } from './keyring.ts'
 import { readParameters, type StreamOperation, type StreamParameters } from './parameters.ts'
 import { Stream } from './stream.ts'
