@@ -37,7 +37,6 @@ const ARROWS: Record<string, readonly string[]> = {
   ],
   init: ['config', 'crypto', 'catalog', 'key-stores', 'kms'],
   'root-key': ['config', 'crypto', 'catalog', 'key-stores', 'kms'],
-  server: ['engine', 'config', 'envelope', 'data-keys', 'kms', 'pool', 'crypto', 'audit'],
   server: [
     'engine',
     'config',

@@ -55,7 +55,7 @@ describe.each(conversions)('%s', (_name, createCipher) => {
     const plaintext = randomBytes(bytes)
     const parts: Uint8Array[] = []
     const emit = (part: Uint8Array): undefined => void parts.push(part)
-    const sealer = new MessageSealer(ours, { frameBytes: FRAME }, emit, createCipher)
+    const sealer = new MessageSealer(ours, { frameBytes: FRAME }, emit, { createCipher })
     await sealer.write(plaintext)
     await sealer.end()
     const found = await sdkDecrypt(theirs, Buffer.concat(parts))
