@@ -13,6 +13,7 @@ const SUITES = {
   service: 'a running server against one that only echoes the same bytes',
   'key-stores': 'wraps a second of each key store, and what the data-key cache makes of it',
   faults: 'throughput and errors over time while what a server needs is stopped and comes back',
+  streams: 'files sealed and opened, against age, OpenSSL, the AWS Encryption SDK and cp',
   kms: 'the AWS KMS protocol against an echo, and what each mode of the audit log costs',
 }
 
