@@ -35,6 +35,7 @@ export class WriteBehind {
 async function writeAll(file: WritableFile, bytes: Uint8Array): Promise<void> {
   for (let at = 0; at < bytes.length;) {
     const { bytesWritten } = await file.write(bytes, at, bytes.length - at)
+    if (bytesWritten === 0) throw new Error('the target takes no more bytes')
     at += bytesWritten
   }
 }

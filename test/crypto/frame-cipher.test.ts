@@ -1,5 +1,8 @@
 /** Frames: every implementation against the AWS Encryption SDK, against damage, and against what it must refuse. */
 import { randomBytes } from 'node:crypto'
+import { setImmediate as turn } from 'node:timers/promises'
+import { setFlagsFromString } from 'node:v8'
+import { runInNewContext } from 'node:vm'
 import { describe, expect, test } from 'vitest'
 
 import { createFrameCipher, frameImplementation } from '../../dist/crypto/choose-frame-cipher.js'
@@ -176,6 +179,20 @@ describe.each(natives)('the addon (%s)', (name) => {
     expect(native.keyTableUsage().slotsUsed).toBe(before + 1)
     cipher.wipe()
     expect(native.keyTableUsage().slotsUsed).toBe(before)
+  })
+
+  test('lets a key go that nobody wiped once its cipher is garbage', async () => {
+    setFlagsFromString('--expose-gc')
+    const collectGarbage = runInNewContext('gc') as () => void
+    const before = native.keyTableUsage().slotsUsed
+    for (let i = 0; i < 100; i++) createNativeFrameCipher(native, randomBytes(32), messageId)
+    expect(native.keyTableUsage().slotsUsed).toBe(before + 100)
+    for (let turns = 0; turns < 50 && native.keyTableUsage().slotsUsed > before; turns++) {
+      collectGarbage()
+      await turn()
+    }
+    // Those of the tests before may have gone with them.
+    expect(native.keyTableUsage().slotsUsed).toBeLessThanOrEqual(before)
   })
 
   const RUN: FrameRun = { frameLength: 50, firstSequence: 1, frames: 2, final: false }

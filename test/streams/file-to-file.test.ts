@@ -144,6 +144,12 @@ test('a target that is full fails either way, and a source that fails does too',
   }
 })
 
+test('a target that takes nothing fails, and is not asked for ever', async () => {
+  const target = memoryTarget(0)
+  const sealing = encryptFileTo(memoryFile(randomBytes(10)), target.file, ours)
+  await expect(sealing).rejects.toThrow('takes no more')
+})
+
 test('nothing is written of a file that is cut short or has something behind its end', async () => {
   const message = await encryptBuffer(ours, randomBytes(2 * RUN), { frameBytes: FRAME })
   const damaged = [
