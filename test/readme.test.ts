@@ -136,7 +136,8 @@ describe('flags', () => {
       ? text.split('\n')
       : [...text.matchAll(/`([^`\n]+)`/g)].map(([, span = '']) => span),
   )
-  const flagsOf = (line: string): readonly string[] => line.match(/(?<=^|\s)--[a-z][a-z0-9-]*/g) ?? []
+  const flagsOf = (line: string): readonly string[] =>
+    line.match(/(?<=^|\s)--[a-z][a-z0-9-]*/g) ?? []
 
   test('of every command line are in the --help of that command', async () => {
     const lines = code.filter((line) => /^(npx )?keyfold /.test(line) && flagsOf(line).length > 0)
