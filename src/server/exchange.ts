@@ -81,11 +81,14 @@ export class Exchange implements RequestOrigin {
   #gone = false
   #onGone: (() => void) | undefined
   #paused = false
+  /** Whether the front end was told so. */
+  #stopped = false
   /** Of an answer in parts: what the front end was not given yet, and whether it holds what the socket did not take. */
   #unsent = NOTHING
   #congested = false
   #asked = 0
   #asking: NodeJS.Timeout | undefined
+  #chunkedHead: ChunkedHead | undefined
   #begun = false
   /** Set while the caller has not taken what they were sent. */
   #whenTaken: { resolve(): void; reject(error: KeyfoldError): void } | undefined
@@ -184,10 +187,15 @@ export class Exchange implements RequestOrigin {
   }
 
   /**
-   * Hands the body over as it comes, in views that are good until `taken` returns; `gone` is called where the caller
-   * goes away before the answer is out.
+   * Hands the body over as it comes, in views that are good until `taken` returns, for an answer in parts with this
+   * head; `gone` is called where the caller goes away before the answer is out.
    */
-  receiveChunks(taken: (chunk: Uint8Array, isLast: boolean) => void, gone: () => void): void {
+  receiveChunks(
+    head: ChunkedHead,
+    taken: (chunk: Uint8Array, isLast: boolean) => void,
+    gone: () => void,
+  ): void {
+    this.#chunkedHead = head
     this.#onGone = gone
     // What is polled for when a connection goes on is what the front end last saw of any that was paused in the same
     // state: one with nothing to send has to be among them.
@@ -198,10 +206,7 @@ export class Exchange implements RequestOrigin {
     })
   }
 
-  /**
-   * What the kernel has of the body already may come all the same. The front end's pause stops everything on the socket,
-   * also that it tells when the socket takes more: then it is asked.
-   */
+  /** What the kernel has of the body already may come all the same. */
   pause(): void {
     this.#paused = true
     this.#stop()
@@ -211,13 +216,29 @@ export class Exchange implements RequestOrigin {
   }
 
   resume(): void {
-    if (!this.#paused) return
     this.#paused = false
-    if (!this.#gone) this.#response.resume()
+    this.#go()
   }
 
+  /**
+   * Over TLS the front end drops what it has read and not handled yet when it writes, and it writes whenever it reads
+   * while something waits to be sent: then nothing is read.
+   */
+  get #mustStop(): boolean {
+    return this.#paused || (this.secureTransport && this.#congested && this.#unsent.length > 0)
+  }
+
+  /** The front end's pause stops everything, also that it tells when the socket takes more: then it is asked. */
   #stop(): void {
-    if (this.#paused && !this.#gone) this.#response.pause()
+    if (this.#gone || !this.#mustStop) return
+    this.#stopped = true
+    this.#response.pause()
+  }
+
+  #go(): void {
+    if (this.#gone || !this.#stopped || this.#mustStop) return
+    this.#stopped = false
+    this.#response.resume()
   }
 
   /** Whether a part of the answer is out: from then on an error can only be seen as an answer without its end. */
@@ -230,21 +251,26 @@ export class Exchange implements RequestOrigin {
    * there is one, resolves when more is wanted; until then `bytes` stay as they are. Throws and rejects with ABORTED
    * where the caller is gone.
    */
-  write(head: ChunkedHead, bytes: Uint8Array): Promise<void> | undefined {
+  write(bytes: Uint8Array): Promise<void> | undefined {
     if (this.#gone) throw new KeyfoldError('ABORTED')
     this.#unsent = bytes
-    this.#response.cork(() => this.#beginChunks(head))
-    if (this.#writeUnsent()) return undefined
+    if (this.secureTransport) {
+      // Not within the handler of a part of the body: see above.
+      setImmediate(() => this.#gone || this.#writeOn())
+    } else if (this.#writeUnsent()) {
+      return undefined
+    }
     return new Promise((resolve, reject) => (this.#whenTaken = { resolve, reject }))
   }
 
   /** The end of an answer that was written in parts. */
-  finish(head: ChunkedHead): void {
+  finish(): void {
     if (this.#gone) return
     // What the front end has still to send waits as well where it is paused.
+    this.#unsent = NOTHING
     this.resume()
     this.#response.cork(() => {
-      this.#beginChunks(head)
+      this.#beginChunks()
       this.#response.end()
     })
     this.#onGone = undefined
@@ -256,8 +282,9 @@ export class Exchange implements RequestOrigin {
     if (!this.#gone) this.#response.close()
   }
 
-  #beginChunks({ contentType, headers }: ChunkedHead): void {
+  #beginChunks(): void {
     if (this.#begun) return
+    const { contentType, headers } = this.#chunkedHead as ChunkedHead
     this.#begun = true
     const response = this.#response
     response.writeHeader('Content-Type', contentType)
@@ -281,6 +308,7 @@ export class Exchange implements RequestOrigin {
    * a time, for which some are kept back.
    */
   #writeUnsent(): boolean {
+    this.#response.cork(() => this.#beginChunks())
     while (this.#unsent.length > 0) {
       const whole = Math.min(this.#unsent.length - ASKED_MAX, CHUNK_BYTES_MAX)
       const bytes = this.#congested ? 1 : whole > 0 ? whole : this.#unsent.length
@@ -293,19 +321,20 @@ export class Exchange implements RequestOrigin {
       }
       // A write that fails makes the front end read on.
       this.#stop()
-      if (this.#paused) this.#askLater()
+      this.#askLater()
       return this.#unsent.length === 0
     }
+    this.#go()
     return true
   }
 
+  /** As the front end tells it where it is not stopped. */
   #askLater(): void {
-    if (this.#asking !== undefined) return
+    if (!this.#stopped || this.#asking !== undefined) return
     const ms = Math.min(ASK_MS_MIN * 2 ** this.#asked, ASK_MS_MAX)
     this.#asking = setTimeout(() => {
       this.#asking = undefined
-      if (this.#gone || !this.#paused || !this.#congested) return
-      // As the front end does it where it is not paused.
+      if (this.#gone || !this.#stopped || !this.#congested) return
       if (++this.#asked > ASKED_MAX) this.cut()
       else this.#writeOn()
     }, ms)

@@ -372,7 +372,7 @@ export class Server {
       return NOTHING_HELD
     }
     const succeed = (): void => {
-      exchange.finish(head)
+      exchange.finish()
       figures.count(200, performance.now() - startedMs)
     }
     const fail = (error: unknown): void => {
@@ -392,7 +392,14 @@ export class Server {
       figures.count(status, performance.now() - startedMs)
     }
     this.#begin()
-    const settled = async (): Promise<unknown> => recorded(this.#engine, record, work)
+    const settled = async (): Promise<void> => {
+      try {
+        await recorded(this.#engine, record, work)
+      } finally {
+        // Over TLS, an answer within the handler of a part of the body costs what was read behind that part.
+        await new Promise((resolve) => setImmediate(resolve))
+      }
+    }
     settled()
       .then(succeed, fail)
       .finally(() => this.#end())

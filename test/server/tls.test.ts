@@ -1,7 +1,9 @@
 /** TLS, with and without certificates of clients, and what a server beyond loopback needs to start. */
 import { spawnSync } from 'node:child_process'
+import { randomBytes } from 'node:crypto'
 import { once } from 'node:events'
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import type { ClientRequest, IncomingMessage } from 'node:http'
 import { request, type RequestOptions } from 'node:https'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -136,6 +138,32 @@ if (!hasOpenssl && process.env['CI'] === undefined) {
       expect((await ask(service, 'GET', '/healthz')).text).toBe('ok\n')
     })
 
+    test('streams go through TLS, and wait for whoever reads them', async () => {
+      const service = await start(tls())
+      const { keyId } = (await ask(service, 'POST', '/v1/keys', {}, {})).body
+      const open = (path: string): ClientRequest => {
+        const headers = { authorization: `Bearer ${service.token}` }
+        return request(service.url + path, {
+          method: 'PUT',
+          ca: pem('ca.crt'),
+          agent: false,
+          headers,
+        })
+      }
+      const plaintext = randomBytes(24 * 2 ** 20)
+      const sealing = open(`/v1/streams/encrypt?key=${String(keyId)}`)
+      const opening = open('/v1/streams/decrypt')
+      const opened = once(opening, 'response')
+      sealing.end(plaintext)
+      const [sealed] = (await once(sealing, 'response')) as [IncomingMessage]
+      sealed.pipe(opening)
+      const [answer] = (await opened) as [IncomingMessage]
+      const parts: Buffer[] = []
+      for await (const part of answer) parts.push(part as Buffer)
+      expect(Buffer.concat(parts).equals(plaintext)).toBe(true)
+      expect(service.engine.slots.bytesInUse).toBe(0)
+    })
+
     test('who does not know the CA does not talk to the server', async () => {
       const service = await start(tls())
       await expect(
@@ -165,6 +193,8 @@ if (!hasOpenssl && process.env['CI'] === undefined) {
         ['POST', '/v1/re-encrypt'],
         ['POST', '/v1/data-keys'],
         ['POST', '/v1/batch'],
+        ['PUT', '/v1/streams/encrypt?key=k'],
+        ['POST', '/v1/streams/decrypt'],
         ['GET', '/v1/keys'],
         ['POST', '/v1/keys'],
         ['POST', '/v1/keys/k/disable'],

@@ -12,7 +12,7 @@ import { KeyfoldError } from '../../errors.ts'
 import { SERVED_HELD_BYTES_MAX, SERVED_RUN_BYTES } from '../../limits.ts'
 import type { Slot, SlotPool } from '../../pool/slot.ts'
 import type { Conversion } from '../../streams/conversion.ts'
-import type { Exchange } from '../exchange.ts'
+import type { ChunkedHead, Exchange } from '../exchange.ts'
 
 /** What came while the conversion was busy; chunks that are small share one. */
 interface Held {
@@ -43,10 +43,11 @@ export class Stream {
   }
 
   /** Resolves when all of the answer but its end is taken. Throws what ended the stream before. */
-  run(): Promise<void> {
+  run(head: ChunkedHead): Promise<void> {
     return new Promise((resolve, reject) => {
       this.#settle = { resolve, reject }
       this.#exchange.receiveChunks(
+        head,
         (chunk, isLast) => this.#take(chunk, isLast),
         () => this.fail(new KeyfoldError('ABORTED')),
       )

@@ -88,7 +88,7 @@ export class Streams {
     let sentBytes = 0
     const send: Emit = (bytes) => {
       sentBytes += bytes.length
-      return exchange.write(head, bytes)
+      return exchange.write(bytes)
     }
     let stream: Stream | undefined
     try {
@@ -96,7 +96,7 @@ export class Streams {
       const create = op === 'encrypt' ? createSealer : createOpener
       stream = new Stream(exchange, create(keyring, parameters, charges, send), this.#engine.slots)
       this.#running.add(stream)
-      await stream.run()
+      await stream.run(head)
     } finally {
       if (stream !== undefined) this.#running.delete(stream)
       charges.release()
