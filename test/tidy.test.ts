@@ -64,6 +64,8 @@ const ARROWS: Record<string, readonly string[]> = {
     'envelope',
     'audit',
   ],
+  cli: ['server', 'client', 'engine', 'config', 'init', 'audit', 'streams'],
+  index: ['client', 'streams'],
 }
 
 /** `kms → envelope` for types only is still an arrow; these few are types that two rooms share by design. */

@@ -8,70 +8,41 @@
  */
 import { Transform, type TransformCallback } from 'node:stream'
 import { pipeline } from 'node:stream/promises'
-import type { Command } from 'commander'
 
 import type { Keyfold } from '../client/keyfold.ts'
 import { createMessageStream, type Opened } from '../client/message-stream.ts'
 import { KeyfoldError } from '../errors.ts'
 import { MESSAGE_BYTES_MAX, WRAPPED_KEY_BYTES_MAX } from '../limits.ts'
-import { addConnectFlags, withServer, type ConnectFlags } from './connect.ts'
-import { LineError } from './output.ts'
-import { addPair, type Pairs } from './flags.ts'
+import { withServer, type ConnectFlags } from './connect.ts'
+import { PlaceError } from './output.ts'
+import type { Pairs } from './flags.ts'
 import { Progress } from './progress.ts'
 import { frameRecord, fromBase64, LineSplitter, recordOf, type TakeRecord } from './records.ts'
 
-interface LinesFlags extends ConnectFlags {
-  readonly lines?: boolean
-  readonly key: string
+export interface LinesFlags extends ConnectFlags {
   readonly context?: Pairs
 }
 
-export function addLines(program: Command): void {
-  addLinesFlags(program.command('encrypt').summary('encrypt messages, a line each'))
-    .description('Encrypts each line of stdin and writes it to stdout as a line of base64.')
-    .requiredOption('-k, --key <key>', 'key id, ARN or alias')
-    .addHelpText(
-      'after',
-      `
-Example:
-  keyfold encrypt --lines -k alias/orders -c table=orders < rows.txt > rows.enc`,
-    )
-    .action((flags: LinesFlags) =>
-      run(flags, {
-        lineBytesMax: MESSAGE_BYTES_MAX,
-        messageOf: asIs,
-        lineOf: (ciphertext) => recordOf('lines', ciphertext),
-        convert: async (keyfold, plaintexts) => {
-          const { key, context } = flags
-          return (await keyfold.encryptBatch(key, plaintexts, { context })).ciphertexts
-        },
-      }),
-    )
-  addLinesFlags(program.command('decrypt').summary('decrypt messages, a line each'))
-    .description(
-      'Decrypts each line of base64 of stdin, with the encryption context that it was encrypted with. At the first line ' +
-        'that does not decrypt the command says its number and ends with 1; the lines before it have been written.',
-    )
-    .addHelpText(
-      'after',
-      `
-Example:
-  keyfold decrypt --lines -c table=orders < rows.enc > rows.txt`,
-    )
-    .action((flags: LinesFlags) =>
-      run(flags, {
-        lineBytesMax: CIPHERTEXT_LINE_BYTES_MAX,
-        messageOf: fromBase64,
-        lineOf: asIs,
-        convert: (keyfold, ciphertexts) => open(keyfold, ciphertexts, flags),
-      }),
-    )
+/** Each line of stdin to a line of base64. */
+export function encryptLines(key: string, flags: LinesFlags): Promise<void> {
+  const { context } = flags
+  return run(flags, {
+    lineBytesMax: MESSAGE_BYTES_MAX,
+    messageOf: asIs,
+    lineOf: (ciphertext) => recordOf('lines', ciphertext),
+    convert: async (keyfold, plaintexts) =>
+      (await keyfold.encryptBatch(key, plaintexts, { context })).ciphertexts,
+  })
 }
 
-function addLinesFlags(command: Command): Command {
-  return addConnectFlags(command)
-    .requiredOption('--lines', 'a message a line, stdin to stdout')
-    .option('-c, --context <key=value>', 'encryption context, may be given several times', addPair)
+/** The way back, to the first line that does not open. */
+export function decryptLines(flags: LinesFlags): Promise<void> {
+  return run(flags, {
+    lineBytesMax: CIPHERTEXT_LINE_BYTES_MAX,
+    messageOf: fromBase64,
+    lineOf: asIs,
+    convert: (keyfold, ciphertexts) => open(keyfold, ciphertexts, flags),
+  })
 }
 
 async function open(
@@ -135,7 +106,7 @@ function run(flags: LinesFlags, direction: Direction): Promise<void> {
     } finally {
       progress.end()
     }
-    if (failed !== undefined) throw new LineError(failed.index + 1, failed.error)
+    if (failed !== undefined) throw new PlaceError(`line ${failed.index + 1}`, failed.error)
   })
 }
 

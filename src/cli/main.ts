@@ -12,7 +12,9 @@ import { addInit } from './init.ts'
 import { addInspect } from './inspect.ts'
 import { addKeyStores } from './key-stores.ts'
 import { addKeys } from './keys.ts'
-import { addLines } from './lines.ts'
+import { addCat } from './files/cat.ts'
+import { addFiles } from './files/commands.ts'
+import { addRekey } from './files/rekey.ts'
 import { addLock } from './lock.ts'
 import { failWith } from './output.ts'
 import { addIdentityPolicies, addPolicy } from './policies.ts'
@@ -54,7 +56,9 @@ addTokens(program)
 addAccessKeys(program)
 addPolicy(program)
 addIdentityPolicies(program)
-addLines(program)
+addFiles(program)
+addCat(program)
+addRekey(program)
 addInspect(program)
 addRewrap(program)
 addLock(program)

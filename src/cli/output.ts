@@ -50,13 +50,16 @@ export function showTime(milliseconds: PlainValue | undefined): string {
   return typeof milliseconds === 'number' ? new Date(milliseconds).toISOString() : ''
 }
 
-/** What was typed or set is wrong: the command ends with 2. */
-class UsageError extends Error {}
+/** Its message says it all: where in our code it was thrown is of no interest. */
+export class PlainError extends Error {}
 
-/** What went wrong with one line of the input, counted from 1. */
-export class LineError extends Error {
-  constructor(line: number, cause: Error) {
-    super(`line ${line}: ${textOf(cause)}`, { cause })
+/** What was typed or set is wrong: the command ends with 2. */
+class UsageError extends PlainError {}
+
+/** What went wrong in one place: a line of the input, or a file. */
+export class PlaceError extends PlainError {
+  constructor(place: string, cause: unknown) {
+    super(`${place}: ${textOf(cause)}`, { cause })
   }
 }
 
@@ -72,14 +75,19 @@ export function readSettings<T>(read: () => T): T {
 /** One line that says what happened, and ends the process: quietly where nobody reads what is printed any more. */
 export function failWith(error: unknown): never {
   if ((error as NodeJS.ErrnoException).code === 'EPIPE') process.exit(0)
-  process.stderr.write(`keyfold: ${harmless(textOf(error))}\n`)
+  say(textOf(error))
   process.exit(error instanceof UsageError ? 2 : 1)
+}
+
+/** A line for people, beside whatever goes to stdout. */
+export function say(text: string): void {
+  process.stderr.write(`keyfold: ${harmless(text)}\n`)
 }
 
 function textOf(error: unknown): string {
   if (error instanceof KeyfoldError) return `${error.message} (${error.code})`
   if (!(error instanceof Error)) return String(error)
   // The operating system's refusals say it all; anything else is a bug, and where it was helps.
-  const told = error instanceof UsageError || error instanceof LineError || 'syscall' in error
+  const told = error instanceof PlainError || 'syscall' in error
   return told ? error.message : (error.stack ?? error.message)
 }

@@ -9,8 +9,9 @@ const PLAIN_EVERY_MS = 15_000
 export class Progress {
   readonly #things: string
   readonly #startedMs = performance.now()
-  readonly #fraction: (() => number) | undefined
+  readonly #fraction: (() => number | undefined) | undefined
   readonly #startFraction: number
+  readonly #show: (count: number) => string
   readonly #starter: NodeJS.Timeout | undefined
   #timer: NodeJS.Timeout | undefined
   #count = 0
@@ -18,14 +19,19 @@ export class Progress {
 
   /**
    * `watched`: whether a person sees it, and nothing else is written there. `plain`: lines where nobody watches.
-   * `fraction`: how much is done, 0 to 1, where that is known.
+   * `fraction`: how much is done, 0 to 1, where and once that is known. `show`: a count, where it is not one to read.
    */
   constructor(
     things: string,
     watched: boolean,
-    options: { readonly plain?: boolean; readonly fraction?: () => number } = {},
+    options: {
+      readonly plain?: boolean
+      readonly fraction?: () => number | undefined
+      readonly show?: (count: number) => string
+    } = {},
   ) {
     this.#things = things
+    this.#show = options.show ?? ((count) => count.toLocaleString('en'))
     this.#fraction = options.fraction
     this.#startFraction = options.fraction?.() ?? 0
     if (!watched && options.plain !== true) return
@@ -61,7 +67,7 @@ export class Progress {
   #text(): string {
     const elapsedMs = performance.now() - this.#startedMs
     const perSecond = Math.round(this.#count / (elapsedMs / 1000))
-    const done = `${this.#count.toLocaleString('en')} ${this.#things}, ${perSecond.toLocaleString('en')}/s`
+    const done = `${this.#show(this.#count)}${this.#things === '' ? '' : ` ${this.#things}`}, ${this.#show(perSecond)}/s`
     const fraction = this.#fraction?.()
     if (fraction === undefined) return done
     const made = fraction - this.#startFraction

@@ -215,7 +215,8 @@ describe('wrong from the start', () => {
       1,
       /line 1: a valid bearer token.*UNAUTHENTICATED/,
     ],
-    ['no key', [], 2, /required option '-k, --key <key>' not specified/],
+    ['no key', [], 2, /--lines takes one KMS key \(-k\)/],
+    ['two keys', ['-k', KEY, '-k', KEY], 2, /--lines takes one KMS key \(-k\)/],
     [
       'a context without a value',
       ['-k', KEY, '-c', 'table'],

@@ -10,6 +10,7 @@ import { createServer, type Server } from 'node:net'
 import { basename, dirname, join, resolve } from 'node:path'
 
 import { KeyfoldError } from '../../errors.ts'
+import { syncDirectory } from '../files/part-file.ts'
 import type { RecordFormat } from '../records.ts'
 
 /** What became of the ciphertexts so far. */
@@ -146,7 +147,7 @@ export class JobFiles {
   async finish(): Promise<void> {
     await Promise.all([this.#output.sync(), this.#failures?.sync()])
     await rm(this.#checkpointFile)
-    await syncDirectory(this.#checkpointFile)
+    await syncDirectory(dirname(resolve(this.#checkpointFile)))
   }
 
   async close(): Promise<void> {
@@ -248,16 +249,7 @@ async function writeCheckpoint(path: string, checkpoint: Checkpoint): Promise<vo
     await file.close()
   }
   await rename(next, path)
-  await syncDirectory(path)
-}
-
-async function syncDirectory(path: string): Promise<void> {
-  const directory = await open(dirname(resolve(path)))
-  try {
-    await directory.sync()
-  } finally {
-    await directory.close()
-  }
+  await syncDirectory(dirname(resolve(path)))
 }
 
 /** What lies behind `bytes` was written after the checkpoint, and is written again. */

@@ -12,7 +12,7 @@ import { isServerNamed } from '../../config.ts'
 import { KeyfoldError } from '../../errors.ts'
 import { addConnectFlags, withServer, type ConnectFlags } from '../connect.ts'
 import { addPair, whole, type Pairs } from '../flags.ts'
-import { printJson, printRows, readSettings } from '../output.ts'
+import { printJson, printRows, readSettings, say } from '../output.ts'
 import { Progress } from '../progress.ts'
 import { createSplitter, RECORD_FORMATS, type RecordFormat } from '../records.ts'
 import { countCiphertexts, describe, describeNamed, type CensusRow } from './census.ts'
@@ -243,10 +243,6 @@ function summarise(counts: Readonly<Counts>, { json }: RewrapFlags, to: Writable
   ]
   const summary = { ciphertexts: totalOf(counts), ...counts }
   to.write(`${json === true ? JSON.stringify(summary) : words.join(', ')}\n`)
-}
-
-function say(text: string): void {
-  process.stderr.write(`keyfold: ${text}\n`)
 }
 
 // Counting.
