@@ -51,7 +51,7 @@ const ARROWS: Record<string, readonly string[]> = {
   ],
   client: [],
   streams: ['client', 'crypto'],
-  cli: ['server', 'client', 'engine', 'config', 'init', 'root-key', 'audit'],
+  cli: ['server', 'client', 'engine', 'config', 'init', 'root-key', 'audit', 'streams'],
   index: ['client', 'streams', 'in-process'],
   'in-process': [
     'client',
@@ -64,8 +64,6 @@ const ARROWS: Record<string, readonly string[]> = {
     'envelope',
     'audit',
   ],
-  cli: ['server', 'client', 'engine', 'config', 'init', 'audit', 'streams'],
-  index: ['client', 'streams'],
 }
 
 /** `kms → envelope` for types only is still an arrow; these few are types that two rooms share by design. */

@@ -103,7 +103,9 @@ type Body = Pick<FileInspection, 'frames' | 'plaintextBytes'>
 async function blockOf(file: PositionalFile, place: Place): Promise<Body> {
   const { size, headerBytes } = place
   if (size < headerBytes + BLOCK_HEAD_BYTES) return {}
-  const plaintextBytes = decodeBlockLength(await readExactly(file, headerBytes, BLOCK_HEAD_BYTES))
+  const plaintextBytes = decodeBlockLength(
+    await readExactly(file, headerBytes, Buffer.alloc(BLOCK_HEAD_BYTES)),
+  )
   const end = headerBytes + BLOCK_HEAD_BYTES + plaintextBytes + TAG_BYTES
   return (await isEnd(file, end, place)) ? { plaintextBytes } : {}
 }
@@ -120,7 +122,7 @@ async function framesOf(
   // A signature is shorter than 128 bytes, and a frame longer than 32.
   for (let index = before; index >= Math.max(0, before - 4); index--) {
     const at = headerBytes + index * perFrame
-    const head = await readExactly(file, at, FINAL_HEAD_BYTES)
+    const head = await readExactly(file, at, Buffer.alloc(FINAL_HEAD_BYTES))
     if (head.readUInt32BE(0) !== FINAL_MARKER || head.readUInt32BE(4) !== index + 1) continue
     const finalBytes = head.readUInt32BE(FINAL_HEAD_BYTES - 4)
     const end = at + FINAL_FRAME_OVERHEAD_BYTES + finalBytes
@@ -133,7 +135,7 @@ async function framesOf(
 async function isEnd(file: PositionalFile, at: number, { size, signed }: Place): Promise<boolean> {
   if (!signed) return at === size
   if (at + 2 > size) return false
-  return at + 2 + (await readExactly(file, at, 2)).readUInt16BE(0) === size
+  return at + 2 + (await readExactly(file, at, Buffer.alloc(2))).readUInt16BE(0) === size
 }
 
 /** A file of whose bytes only the first are there, as of a pipe: its length is not known. */
