@@ -36,6 +36,7 @@ Then, with KEYFOLD_URL and KEYFOLD_TOKEN set (or --url and --token):
   keyfold keys create --alias alias/orders
   keyfold encrypt --lines -k alias/orders -c table=orders < rows.txt > rows.enc
   keyfold decrypt --lines -c table=orders < rows.enc
+  keyfold encrypt -k alias/backup -r photos --out-dir backup
 
 Exit codes: 0 done, 1 refused or failed, 2 the command line or a setting is wrong.`,
   )

@@ -16,6 +16,7 @@ export class Progress {
   #timer: NodeJS.Timeout | undefined
   #count = 0
   #shown = false
+  #shownText = ''
 
   /**
    * `watched`: whether a person sees it, and nothing else is written there. `plain`: lines where nobody watches.
@@ -57,7 +58,9 @@ export class Progress {
 
   #showWatched(): void {
     this.#shown = true
-    process.stderr.write(`\r${this.#text()} `)
+    // A text that has become shorter covers the one before it.
+    this.#shownText = this.#text().padEnd(this.#shownText.trimEnd().length)
+    process.stderr.write(`\r${this.#shownText} `)
   }
 
   #showPlain(): void {

@@ -13,6 +13,7 @@ import { join } from 'node:path'
 import { RawAesKeyringNode, RawAesWrappingSuiteIdentifier } from '@aws-crypto/client-node'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 
+import { encryptBuffer, RawAesKeyring } from '../../dist/index.js'
 import { sdkDecrypt, sdkEncrypt } from '../streams/sdk.ts'
 import { inDirectory, jsonOf, keyfold, serve, type Ended, type Server } from './command.ts'
 import { bytesOf, partsOf } from './trees.ts'
@@ -190,6 +191,23 @@ describe('keyfold rekey', () => {
       expect(opened.stdout.equals(plaintext)).toBe(true)
     }))
 })
+
+test('what a file binds and does not store is not stored by rekey either', () =>
+  inDirectory(async (cwd) => {
+    writeFileSync(join(cwd, 'key'), wrappingKey, { mode: 0o600 })
+    const ours = new RawAesKeyring({ namespace: 'tests', name: 'key', wrappingKey })
+    const context = { shown: 'a', hidden: 'patient 17' }
+    const options = { context, requiredContextKeys: ['hidden'] }
+    writeFileSync(join(cwd, 'x'), await encryptBuffer(ours, Buffer.from('plain'), options))
+    const hidden = ['-c', 'hidden=patient 17']
+    expect(await call(cwd, 'rekey', ...RAW, ...hidden, '--to', newArn, 'x')).toMatchObject({
+      code: 0,
+    })
+    expect((await inspected(cwd, 'x')).context).toEqual({ shown: 'a' })
+    expect(readFileSync(join(cwd, 'x')).includes('patient')).toBe(false)
+    expect((await call(cwd, 'decrypt', '-k', newArn, ...hidden, '-i', 'x')).text).toBe('plain')
+    expect(await call(cwd, 'decrypt', '-k', newArn, '-i', 'x')).toMatchObject({ code: 1, text: '' })
+  }))
 
 describe('keyfold cat', () => {
   test.each([

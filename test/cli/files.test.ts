@@ -24,6 +24,7 @@ import {
   jsonOf,
   keyfold,
   MAIN,
+  ROOT,
   run,
   serve,
   type Ended,
@@ -475,3 +476,43 @@ describe('a key in a file', () => {
 function listOf(directory: string): readonly string[] {
   return existsSync(directory) ? readdirSync(directory) : []
 }
+
+test('the README: what its page on files tells people to type works as it stands there', () =>
+  inTree(async (cwd) => {
+    const [, page = ''] = readFileSync(join(ROOT, 'README.md'), 'utf8').split('## Encrypting files')
+    const [, script = ''] = page.split('```')
+    makeTree(join(cwd, 'photos'))
+    writeFileSync(join(cwd, 'report.pdf'), 'a report, '.repeat(100))
+    await call(cwd, 'keys', 'create', '--alias', 'alias/backup-2027')
+    const program = `keyfold() { "$NODE" "$MAIN" "$@"; }\nset -e\n${script}`
+    const env = { ...server.env, NODE: process.execPath, MAIN }
+    const { code, text } = await run('bash', ['-c', program], { env, cwd })
+    expect(code).toBe(0)
+    expect(text.endsWith('a report, '.repeat(10))).toBe(true)
+    expect(text).toContain('photos/1 bytes\n')
+    expect(readFileSync(join(cwd, 'restored/report.pdf'), 'utf8')).toBe('a report, '.repeat(100))
+    const back = listTree(join(cwd, 'restored/photos'))
+    expect(differences(back, listTree(join(cwd, 'photos')))).toEqual([])
+  }))
+
+test('how far it is: a bar, a rate and the time that is left on a terminal, nothing with -q', () =>
+  inTree(async (cwd) => {
+    await run('mkfifo', ['pipe'], { cwd })
+    writeFileSync(join(cwd, 'file'), bytesOf(1_000_000))
+    const watch = (flags: string): ReturnType<typeof run> => {
+      // Nobody reads the pipe for as long as it takes until something is said.
+      const command = `'${process.execPath}' '${MAIN}' encrypt -k ${arn} -i file -o pipe ${flags} & exec 3< pipe; sleep 3; cat <&3 > sealed; wait`
+      return run('script', ['-qefc', command, '/dev/null'], { ...server, cwd })
+    }
+    const watched = await watch('')
+    expect(watched.text).toMatch(
+      /\r\[[#.]{20}\] \d+ %, [\d.]+ [KM]?i?B, [\d.]+ [KM]?i?B\/s, \d+ s left/,
+    )
+    expect((await watch('-q')).text).toBe('')
+    const sealed = await keyfold(['decrypt', '-k', arn, '-i', 'sealed', '-o', 'back'], {
+      ...server,
+      cwd,
+    })
+    expect(sealed).toMatchObject({ code: 0 })
+    expect(readFileSync(join(cwd, 'back')).equals(bytesOf(1_000_000))).toBe(true)
+  }))
