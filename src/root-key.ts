@@ -1,7 +1,7 @@
 /** What `keyfold root-key` does with the root key of a data directory, while no server has it open. */
 import { randomBytes } from 'node:crypto'
 
-import { openCatalog } from './catalog/catalog.ts'
+import { isCatalogIn, openCatalog } from './catalog/catalog.ts'
 import type { Config } from './config.ts'
 import { chooseCrypto } from './crypto/choose.ts'
 import type { Crypto } from './crypto/crypto.ts'
@@ -87,6 +87,10 @@ export async function rotateRootKey(
 ): Promise<number> {
   if (config.catalog !== undefined) {
     throw new KeyfoldError('CONFIG_INVALID', 'catalog: the root key of a shared one is not rotated')
+  }
+  if (!isCatalogIn(config.dataDirectory)) {
+    // A node's: it would be left with a root key that nothing is sealed under, and without the one that all is.
+    throw new KeyfoldError('CONFIG_INVALID', `there is no catalog in ${config.dataDirectory}`)
   }
   const crypto = cryptoOf(config, log)
   // The catalog first: while a server has it open nothing is touched.

@@ -175,6 +175,14 @@ describe('a rotation of the root key', () => {
     await engine.close()
   }, 60_000)
 
+  test('leaves the root key of a node alone, whose catalog is elsewhere', async () => {
+    const config = copyOf(made, 'node')
+    rmSync(join(config.dataDirectory, 'catalog.sqlite'))
+    const before = filesOf(config.dataDirectory)
+    await expect(rotateRootKey(config, log)).rejects.toMatchObject({ code: 'CONFIG_INVALID' })
+    expect(filesOf(config.dataDirectory)).toEqual(before)
+  }, 60_000)
+
   test('keeps both root keys where a row does not open, and says which', async () => {
     const config = copyOf(made, 'damaged')
     const catalog = await openCatalog(config)

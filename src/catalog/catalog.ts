@@ -8,6 +8,7 @@
  * by can move under it.
  */
 import { Kysely, type Transaction } from 'kysely'
+import { existsSync } from 'node:fs'
 import { join } from 'node:path'
 
 import { KeyfoldError } from '../errors.ts'
@@ -61,6 +62,11 @@ export interface Catalog {
 export type JoinOptions = Pick<MembershipOptions, 'follower' | 'clockMs' | 'log'>
 
 const FILE = 'catalog.sqlite'
+
+/** Whether an embedded catalog is in this data directory; opening it makes one. */
+export function isCatalogIn(dataDirectory: string): boolean {
+  return existsSync(join(dataDirectory, FILE))
+}
 
 export interface CatalogOptions {
   readonly dataDirectory: string

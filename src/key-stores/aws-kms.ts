@@ -47,7 +47,7 @@ import type {
   NewKeyMaterial,
 } from './key-store.ts'
 import { checkEndpoint, checkStorePart, isStorePart, PROBE } from './remote.ts'
-import { readSecretFile } from './secret-files.ts'
+import { readSecretLine } from './secret-files.ts'
 import type { StoreSettings } from './store-settings.ts'
 
 export interface AwsKmsSettings {
@@ -81,15 +81,10 @@ export function awsKmsSettings(members: StoreSettings): AwsKmsSettings {
     credentials:
       accessKeyId === undefined || secretFile === undefined
         ? undefined
-        : { accessKeyId, openSecret: () => trimmed(readSecretFile(secretFile)) },
+        : { accessKeyId, openSecret: () => readSecretLine(secretFile) },
     timeoutMs: members.optionalWhole('timeoutMs', 1, KEY_STORE_CALL_MS_MAX),
     createsKeys: members.optionalText('keyId') === undefined,
   }
-}
-
-/** Without the newline that editors leave. */
-function trimmed(bytes: Uint8Array): Uint8Array {
-  return bytes.at(-1) === 0x0a ? bytes.subarray(0, -1) : bytes
 }
 
 type Sdk = typeof sdkTypes

@@ -5,7 +5,7 @@ import type { Crypto } from '../crypto/crypto.ts'
 import { awsKmsSettings, openAwsKmsKeyStore, type AwsKmsSettings } from './aws-kms.ts'
 import type { KeyStore } from './key-store.ts'
 import { openPkcs11KeyStore, type Pkcs11Settings } from './pkcs11.ts'
-import { readSecretFile } from './secret-files.ts'
+import { readSecretLine } from './secret-files.ts'
 import type { StoreSettings } from './store-settings.ts'
 import { TransitKeyStore, transitSettings, type TransitSettings } from './transit.ts'
 import { openXksKeyStore, type XksSettings } from './xks.ts'
@@ -75,7 +75,7 @@ function xksSettings(members: StoreSettings): Omit<XksSettings, 'name'> {
     uriPath: members.text('uriPath'),
     region,
     accessKeyId: members.text('accessKeyId'),
-    secretAccessKey: readSecretFile(members.text('secretAccessKeyFile')),
+    secretAccessKey: readSecretLine(members.text('secretAccessKeyFile')),
     ca: caFile === undefined ? undefined : readFileSync(caFile, 'utf8'),
     // The key that it protects is no KMS key: it has a name of that form for the proxy's log.
     principalArn: `arn:aws:iam::${account}:root`,

@@ -50,6 +50,12 @@ export function readSecretFile(file: string): Buffer {
   return readFileSync(file)
 }
 
+/** As readSecretFile, without the newline that editors leave. */
+export function readSecretLine(file: string): Uint8Array {
+  const bytes = readSecretFile(file)
+  return bytes.at(-1) === 0x0a ? bytes.subarray(0, -1) : bytes
+}
+
 /** As far as files go: a disk that writes elsewhere, or a copy, keeps what was there. */
 export function eraseGone(file: string): void {
   const gone = file + GONE

@@ -159,6 +159,29 @@ describe('a sealed root key', () => {
     await expectNotStarted(config, { code: 'ROOT_KEY_INVALID' })
   })
 
+  test('is sealed by another keyfold as an external key store proxy too', async () => {
+    const { record, secretAccessKey } = await remote.engine.accessKeys.create({
+      principalArn: `arn:aws:iam::${remote.engine.config.account}:root`,
+      xksPrefix: '/sealing',
+    })
+    const secretAccessKeyFile = join(parent, 'xks-secret')
+    // As an editor leaves it.
+    writeFileSync(secretAccessKeyFile, `${secretAccessKey}\n`, { mode: 0o600 })
+    const store = {
+      kind: 'xks',
+      region: 'us-east-1',
+      endpoint: remote.url,
+      uriPath: '/sealing/kms/xks/v1',
+      accessKeyId: record.accessKeyId,
+      secretAccessKeyFile,
+      keyId: keyId.split('/').at(-1),
+    }
+    writeFileSync(join(parent, 'root-store.json'), JSON.stringify(store))
+    const proxied = configOf('proxied')
+    await initDataDirectory(proxied, log)
+    await start(proxied)
+  })
+
   test('replaces one in a file without anything being sealed anew', async () => {
     const plain = configOf('plain', 'file')
     await initDataDirectory(plain, log)
