@@ -126,6 +126,8 @@ const SOMEBODY = 'arn:aws:iam::000000000000:user/somebody'
 const SIGNED = { Message: 'AAAA', SigningAlgorithm: 'ECDSA_SHA_256' }
 const AUTHENTICATED = { Message: 'AAAA', MacAlgorithm: 'HMAC_SHA_256' }
 
+const KEY_STORE = { CustomKeyStoreId: 'cks-1234567890abcdef0' }
+
 /** Every operation of AWS KMS that is there, with members that all of them take as they are. */
 export function everyAwsOperation(
   key: string,
@@ -173,6 +175,21 @@ export function everyAwsOperation(
     RevokeGrant: { GrantId: 'a'.repeat(64) },
     ReplicateKey: { ReplicaRegion: 'eu-west-1' },
     UpdatePrimaryRegion: { PrimaryRegion: 'eu-west-1' },
+    CreateCustomKeyStore: {
+      CustomKeyStoreName: 'proxy',
+      CustomKeyStoreType: 'EXTERNAL_KEY_STORE',
+      XksProxyConnectivity: 'PUBLIC_ENDPOINT',
+      XksProxyUriEndpoint: 'https://proxy.invalid',
+      XksProxyUriPath: '/kms/xks/v1',
+      XksProxyAuthenticationCredential: {
+        AccessKeyId: 'A'.repeat(20),
+        RawSecretAccessKey: 'A'.repeat(43),
+      },
+    },
+    ConnectCustomKeyStore: KEY_STORE,
+    DisconnectCustomKeyStore: KEY_STORE,
+    UpdateCustomKeyStore: { ...KEY_STORE, NewCustomKeyStoreName: 'other' },
+    DeleteCustomKeyStore: KEY_STORE,
   }
   return [...OPERATIONS.keys()].map((name) => [name, { ...input, ...more[name] }])
 }
