@@ -131,13 +131,15 @@ describe('Python, with msgpack and nothing else', () => {
 
 describe('flags', () => {
   /** Lines of fenced blocks, and what stands between backticks; the rest is prose. */
-  const code = README.split(/^```.*$/m).flatMap((text, i) =>
-    i % 2 === 1
-      ? text.split('\n')
-      : [...text.matchAll(/`([^`\n]+)`/g)].map(([, span = '']) => span),
-  )
+  const code = README.replaceAll('\\\n', ' ')
+    .split(/^```.*$/m)
+    .flatMap((text, i) =>
+      i % 2 === 1
+        ? text.split('\n')
+        : [...text.matchAll(/`([^`\n]+)`/g)].map(([, span = '']) => span),
+    )
   const flagsOf = (line: string): readonly string[] =>
-    line.match(/(?<=^|\s)--[a-z][a-z0-9-]*/g) ?? []
+    line.match(/(?<=^|\s)--[a-z][a-z\d-]*/g) ?? []
 
   test('of every command line are in the --help of that command', async () => {
     const lines = code.filter((line) => /^(npx )?keyfold /.test(line) && flagsOf(line).length > 0)

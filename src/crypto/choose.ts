@@ -8,7 +8,10 @@ import type { Crypto } from './crypto.ts'
 import { loadNativeCrypto } from './native.ts'
 import { createNodeCrypto } from './node-crypto.ts'
 
-/** Errors: NATIVE_UNAVAILABLE where a native one was asked for and there is none. */
+/**
+ * Errors: NATIVE_UNAVAILABLE where a native one was asked for and there is none; CONFIG_INVALID where keys have to be
+ * locked in memory and are not, which only a native one can do.
+ */
 export function chooseCrypto(
   wanted: Config['crypto'],
   options: {
@@ -16,13 +19,17 @@ export function chooseCrypto(
     readonly log: (message: string) => void
   },
 ): Crypto {
-  if (wanted === 'node') return createNodeCrypto()
+  const locks = options.memoryLock === 'require'
+  if (wanted === 'node') {
+    if (locks) throw new KeyfoldError('CONFIG_INVALID', 'memoryLock: node:crypto locks no keys')
+    return createNodeCrypto()
+  }
   try {
     const crypto = loadNativeCrypto(wanted === 'auto' || wanted === 'native' ? undefined : wanted)
     checkMemoryLock(crypto, options)
     return crypto
   } catch (error) {
-    if (wanted !== 'auto') throw error
+    if (wanted !== 'auto' || locks) throw error
     options.log(
       `THE NATIVE CORE IS NOT IN USE (${(error as Error).message}). keyfold runs on node:crypto: correct, but many ` +
         `times slower, and keys are not locked in memory. Install g++, make and python3 and run npm rebuild.`,

@@ -63,11 +63,11 @@ describe('keyfold.service', () => {
     // Root may lock whatever it likes.
     const isRoot = process.getuid?.() === 0
     const without = isRoot ? ['setpriv', '--bounding-set=-ipc_lock', '--inh-caps=-ipc_lock'] : []
-    const flags = ['--crypto', 'native', '--memory-lock', 'require', '--log-level', 'error']
-    const limited = (most: number) => {
+    const flags = ['--memory-lock', 'require', '--log-level', 'error']
+    const limited = (most: number, ...more: readonly string[]) => {
       const words = [`--memlock=${most}:${most}`, ...without, process.execPath, MAIN, 'serve']
       const listen = ['--dev', '--listen', '127.0.0.1:0', '--ready-json']
-      return start('prlimit', [...words, ...listen, ...flags])
+      return start('prlimit', [...words, ...listen, ...flags, ...more])
     }
     const enough = limited(bytes)
     expect(JSON.parse(await firstLine(enough.child))).toHaveProperty('url')
@@ -76,6 +76,10 @@ describe('keyfold.service', () => {
     const { code, stderr } = await limited(bytes / 4).ended
     expect(code).toBe(1)
     expect(stderr).toMatch(/keys cannot be locked in memory/)
+    // Nor does it start where nothing is ever locked.
+    const unlocked = await limited(bytes, '--crypto', 'node').ended
+    expect(unlocked).toMatchObject({ code: 1, text: '' })
+    expect(unlocked.stderr).toMatch(/node:crypto locks no keys/)
   })
 })
 

@@ -24,6 +24,16 @@ export function findBao(): string | undefined {
 }
 
 export async function startOpenBao(bao: string): Promise<OpenBao> {
+  // It listens on the next port as well, which may be somebody's.
+  for (let attempt = 1; ; attempt++) {
+    const started = await startOnFreePort(bao)
+    if (started !== undefined) return started
+    if (attempt === 5) throw new Error('OpenBao does not start')
+  }
+}
+
+/** undefined: it has ended instead. */
+async function startOnFreePort(bao: string): Promise<OpenBao | undefined> {
   const address = `127.0.0.1:${await freePort()}`
   const url = `http://${address}`
   const flags = ['-dev', '-dev-no-store-token', `-dev-root-token-id=${ROOT_TOKEN}`]
@@ -31,9 +41,12 @@ export async function startOpenBao(bao: string): Promise<OpenBao> {
     stdio: ['ignore', 'pipe', 'ignore'],
   })
   const exited = once(server, 'exit')
+  let isReady = false
   for await (const chunk of server.stdout as AsyncIterable<Buffer>) {
-    if (chunk.includes('Development mode')) break
+    isReady = chunk.includes('Development mode')
+    if (isReady) break
   }
+  if (!isReady) return undefined
   const ask: OpenBao['ask'] = async (method, path, body) => {
     const response = await fetch(`${url}/v1/${path}`, {
       method,
