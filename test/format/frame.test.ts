@@ -70,6 +70,7 @@ describe('the header of a frame', () => {
       're-encrypt': 3,
       'data-keys': 4,
       batch: 5,
+      'message-keys': 6,
     })
     expect([FRAME_STATUS_OK, FRAME_STATUS_ERROR]).toEqual([0, 1])
   })
