@@ -5,6 +5,7 @@
  */
 import { ElementCursor } from '../crypto/elements.ts'
 import { KeyfoldError, type MessageErrorCode } from '../errors.ts'
+import { isKeyEntry } from '../format/inspect.ts'
 import { MsgpackWriter } from '../format/msgpack.ts'
 import {
   decodeWrappedKey,
@@ -154,7 +155,7 @@ async function replaceEach(
 /** ARN of the KMS key that was refused, where memory has it. */
 function nameOf(parts: EnvelopeParts, bytes: Uint8Array | undefined): string | undefined {
   if (bytes === undefined) return undefined
-  return isWrapped(bytes) ? nameOfWrapping(parts, bytes) : nameOfKey(parts, bytes)
+  return isKeyEntry(bytes) ? nameOfKey(parts, bytes) : nameOfWrapping(parts, bytes)
 }
 
 /** One for each version of key material. */

@@ -76,13 +76,15 @@ export async function reEncrypt(
   const result = await (request.mode === 'fresh'
     ? sealAnew(parts, request, opening, target)
     : rewrapElements(parts, request, opening, target))
+  // A key entry alone has nothing to be sealed afresh.
+  const isEntry = (bytes: Uint8Array): boolean => request.mode === 'rewrap' && isKeyEntry(bytes)
   return replaceAmong(parts, request.body, required(request.ciphertexts), result, {
-    // A key entry alone has nothing to be sealed afresh.
-    wants: (bytes) => isWrapped(bytes) || (request.mode === 'rewrap' && isKeyEntry(bytes)),
+    wants: (bytes) => isWrapped(bytes) || isEntry(bytes),
+    // An entry is known by what it holds; its first byte may be any, that of a wrapped key too.
     replace: (bytes) =>
-      isWrapped(bytes)
-        ? moveCallerBytes(parts, request, { opening, target, ciphertext: bytes })
-        : moveKeyEntry(parts, { opening, target, keyEntry: bytes }),
+      isEntry(bytes)
+        ? moveKeyEntry(parts, { opening, target, keyEntry: bytes })
+        : moveCallerBytes(parts, request, { opening, target, ciphertext: bytes }),
   })
 }
 

