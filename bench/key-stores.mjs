@@ -33,7 +33,7 @@ export async function run({ quick, progress }) {
   progress(`load by ${generator}`)
   // Short loads and many of them: what is compared lies side by side.
   const wraps = quick ? { seconds: 0.3, rounds: 2 } : { seconds: 1, rounds: 5 }
-  const loads = quick ? { seconds: 1, rounds: 2 } : { seconds: 1, rounds: 11 }
+  const loads = quick ? { seconds: 1, rounds: 7 } : { seconds: 1, rounds: 11 }
   const stores = []
   try {
     for (const { name, open } of storesHere(progress)) stores.push({ name, ...(await open()) })
