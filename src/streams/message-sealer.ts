@@ -1,6 +1,9 @@
 /**
  * Writes one message: plaintext in, header and frames out. Frames are numbered here and nowhere else, each number is
  * given to the cipher once, and a message that failed is never taken up again.
+ *
+ * The final frame is shorter than the others, and empty behind a plaintext of whole frames. The format lets it be a
+ * whole one ("Final frame", message format reference), but the Encryption SDK for Python opens no such message.
  */
 import { createFrameCipher } from '../crypto/choose-frame-cipher.ts'
 import type { CreateFrameCipher, FrameCipher } from '../crypto/frame-cipher.ts'
@@ -55,7 +58,7 @@ export class MessageSealer implements Conversion {
 
   /** What a run of so many takes at most. */
   get runWireBytes(): number {
-    const frames = this.runBytes / this.#frameLength
+    const frames = this.runBytes / this.#frameLength + 1
     return this.runBytes + overheadBytes({ frames, final: true })
   }
 
@@ -70,8 +73,8 @@ export class MessageSealer implements Conversion {
   }
 
   /**
-   * Instead of write() and end(), without copies: `runBytes` each time, and in the final one what is left, which is
-   * nothing only where there is nothing at all. Its wire bytes lie in `into` when they are emitted.
+   * Instead of write() and end(), without copies: `runBytes` each time, and in the final one what is left, which may be
+   * nothing. Its wire bytes lie in `into` when they are emitted.
    */
   async writeRun(plaintext: Uint8Array, into: Uint8Array, final: boolean): Promise<void> {
     const cipher = await this.#begun()
@@ -83,7 +86,7 @@ export class MessageSealer implements Conversion {
 
   async end(): Promise<void> {
     const cipher = await this.#begun()
-    // What is held back is a frame at most; it is the final one, empty only where there was nothing at all.
+    // What is held back is less than a frame; it is the final one.
     const rest = this.#gathered.take(this.#gathered.pending.length)
     await this.#seal(cipher, rest, true)
     await this.#window.drain()
@@ -108,11 +111,11 @@ export class MessageSealer implements Conversion {
     return this.#cipher
   }
 
-  /** All frames that are sure not to be the final one. */
+  /** All whole frames: none of them is the final one. */
   async #sealWhole(cipher: FrameCipher): Promise<void> {
     for (;;) {
       const waiting = this.#gathered.pending.length
-      const whole = Math.floor((waiting - 1) / this.#frameLength) * this.#frameLength
+      const whole = Math.floor(waiting / this.#frameLength) * this.#frameLength
       if (whole <= 0) return
       await this.#seal(cipher, this.#gathered.take(Math.min(whole, this.runBytes)), false)
     }
@@ -131,7 +134,7 @@ export class MessageSealer implements Conversion {
     into?: Uint8Array,
   ): Promise<void> {
     const firstSequence = this.#nextSequence
-    const frames = Math.max(1, Math.ceil(plaintext.length / this.#frameLength))
+    const frames = Math.floor(plaintext.length / this.#frameLength) + (final ? 1 : 0)
     // The final frame has a number as well.
     if (firstSequence + frames > SEQUENCE_MAX) {
       throw new KeyfoldError('LIMIT_EXCEEDED', 'a message has fewer than 2^32 frames')
