@@ -118,6 +118,11 @@ const KNOWN: ReadonlyMap<string, ConditionKey> = new Map(
     fixed('kms:GrantIsForAWSResource', ({ action }) =>
       GRANT_ACTIONS.has(action) ? ['false'] : NONE,
     ),
+    // Of calls that a service of AWS makes. Key policies that name one narrow it down by these.
+    fixed('aws:PrincipalIsAWSService', () => ['false']),
+    fixed('aws:ViaAWSService', () => ['false']),
+    fixed('aws:SourceArn', () => NONE),
+    fixed('aws:SourceAccount', () => NONE),
     several(fixed('kms:ResourceAliases', ({ kmsKey }) => kmsKey?.aliases ?? NONE)),
 
     ofRequest('kms:ViaService', (_, { viaService }) => optional(viaService)),

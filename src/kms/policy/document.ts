@@ -3,8 +3,9 @@
  * Developer Guide, "Key policy format"), checked when they are put and compiled once for all questions. Whatever is
  * not understood is refused by name and place: an element that was ignored might have been the one that denies.
  *
- * Refused although AWS knows it: policy variables, principals that are services, federated or canonical users,
- * NotPrincipal beside Allow, BinaryEquals, and condition keys that no request here has.
+ * Refused although AWS knows it: policy variables, principals that are federated or canonical users, NotPrincipal
+ * beside Allow, BinaryEquals, and condition keys that no request here has. Principals that are services of AWS are
+ * taken, since many key policies name some: none of them calls here, so a statement is about nobody on their account.
  *
  * Pure: no I/O, no clock.
  */
@@ -179,6 +180,10 @@ function principalsOf(
     return () => 'self'
   }
   const { negated, value } = oneOf(statement, 'Principal')
+  if (negated && isObject(value) && value.has('Service')) {
+    // Nobody here is one: it would deny everyone.
+    throw new Error('NotPrincipal names no services')
+  }
   const listed = new Set(principalList(value))
   if (!negated) return (caller) => concernOf(listed, caller)
   if (effect === 'Allow') throw new Error('NotPrincipal stands beside Deny only')
@@ -192,12 +197,22 @@ function concernOf(listed: ReadonlySet<string>, caller: Caller): Concern {
   return listed.has(rootArn(caller.account)) ? 'account' : 'nobody'
 }
 
+/** `logs.amazonaws.com`, `logs.eu-west-1.amazonaws.com` (IAM User Guide, "AWS service principals"). */
+const SERVICE_PATTERN = /^[a-z0-9-]+(?:\.[a-z0-9-]+)*\.amazonaws\.com(?:\.cn)?$/
+
 function principalList(value: Json): readonly string[] {
   if (value === '*') return ['*']
-  if (!isObject(value)) throw new Error('"*" or {"AWS": …} is needed')
+  if (!isObject(value) || value.size === 0) throw new Error('"*" or {"AWS": …} is needed')
   for (const kind of value.keys()) {
-    if (kind !== 'AWS') throw new Error(`principals of the kind ${quote(kind)} are not supported`)
+    if (kind !== 'AWS' && kind !== 'Service') {
+      throw new Error(`principals of the kind ${quote(kind)} are not supported`)
+    }
   }
+  const services = value.has('Service') ? stringList(value.get('Service')) : []
+  for (const service of services) {
+    if (!SERVICE_PATTERN.test(service)) throw new Error('SERVICE.amazonaws.com is needed')
+  }
+  if (!value.has('AWS')) return services
   return stringList(value.get('AWS')).map((principal) => {
     if (ACCOUNT_PATTERN.test(principal)) return rootArn(principal)
     if (principal === '*' || PRINCIPAL_ARN_PATTERN.test(principal)) return principal

@@ -261,6 +261,11 @@ describe('the condition key', () => {
     { key: 'aws:ResourceTag/Project', kmsKey: undefined, expected: [] },
     { key: 'kms:CallerAccount', by: EVE, expected: [OTHER_ACCOUNT] },
     { key: 'kms:ViaService', expected: [] },
+    // "The key is not present unless the call is made by a service" (IAM User Guide, "Global condition keys").
+    { key: 'aws:SourceArn', expected: [] },
+    { key: 'aws:SourceAccount', expected: [] },
+    { key: 'aws:PrincipalIsAWSService', expected: ['false'] },
+    { key: 'aws:ViaAWSService', expected: ['false'] },
     { key: 'kms:KeySpec', expected: ['SYMMETRIC_DEFAULT'] },
     { key: 'kms:KeyUsage', expected: ['ENCRYPT_DECRYPT'] },
     { key: 'kms:KeyOrigin', kmsKey: mrk, expected: ['EXTERNAL'] },

@@ -677,6 +677,34 @@ describe('a confused deputy (KMS, "kms:EncryptionContext", "Case sensitivity")',
   })
 })
 
+describe('a statement about a service of AWS', () => {
+  // AWS CloudWatch Logs User Guide, "Encrypt log data using AWS KMS".
+  const logs = {
+    Principal: { Service: 'logs.us-east-1.amazonaws.com' },
+    Action: ['kms:Encrypt*', 'kms:Decrypt*', 'kms:ReEncrypt*', 'kms:GenerateDataKey*'],
+    Condition: {
+      ArnLike: { 'kms:EncryptionContext:aws:logs:arn': 'arn:aws:logs:us-east-1:111122223333:*' },
+    },
+  }
+  const attributes = {
+    encryptionContext: new Map([
+      ['aws:logs:arn', 'arn:aws:logs:us-east-1:111122223333:log-group:a'],
+    ]),
+  }
+
+  test('is about nobody who calls here', () => {
+    expect(isAllowed({ principal: alice, kmsKey: keyWith(allow(logs)), attributes })).toBe(false)
+    const denied = keyWith(allow(to(ALICE)), deny(logs))
+    expect(isAllowed({ principal: alice, kmsKey: denied, attributes })).toBe(true)
+  })
+
+  test('is about the users that it names beside it', () => {
+    const both = { ...logs, Principal: { AWS: ALICE, ...logs.Principal } }
+    expect(isAllowed({ principal: alice, kmsKey: keyWith(allow(both)), attributes })).toBe(true)
+    expect(isAllowed({ principal: alice, kmsKey: keyWith(allow(both)) })).toBe(false)
+  })
+})
+
 describe('a decision says what decided', () => {
   test.each<[what: string, scene: Scene, by: object]>([
     [
