@@ -206,6 +206,9 @@ export const AUDIT_LINE_BYTES_MAX = 2 ** 20
 /** A parameter of a management call, and how many of them one record holds. */
 export const AUDIT_PARAMETER_CHARACTERS_MAX = 256
 export const AUDIT_PARAMETERS_MAX = 16
+/** Refused requests of callers who are nobody that are recorded: at 500 bytes each, 430 MB a day are filled at most. */
+export const AUDIT_STRANGERS_BURST = 1_000
+export const AUDIT_STRANGERS_PER_SECOND = 10
 /** Use counts of key material go to the catalog so often: a kill -9 loses as much of them. */
 export const KEY_USES_FLUSH_MS = 5_000
 

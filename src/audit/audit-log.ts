@@ -21,6 +21,7 @@ import {
 export type { AuditEvent } from './event.ts'
 import { GroupBuilder, type AuditEvent } from './event.ts'
 import type { FromWorker, ToWorker, WorkerStart } from './messages.ts'
+import { Strangers } from './strangers.ts'
 
 export interface AuditCounters {
   /** Taken. */
@@ -30,6 +31,8 @@ export interface AuditCounters {
   readonly auditSpilled: number
   /** Refused, or not on the disk in time: callers were told AUDIT_UNAVAILABLE. */
   readonly auditRefused: number
+  /** Refused requests of callers who are nobody, of which there is no record: there were too many. */
+  readonly auditStrangersUnrecorded: number
   /** Taken and not on the disk yet. */
   readonly auditWaiting: number
   readonly auditSyncSeconds: number
@@ -75,6 +78,7 @@ const NO_COUNTERS: AuditCounters = {
   auditGroups: 0,
   auditSpilled: 0,
   auditRefused: 0,
+  auditStrangersUnrecorded: 0,
   auditWaiting: 0,
   auditSyncSeconds: 0,
   auditWorkersReplaced: 0,
@@ -131,6 +135,7 @@ class WorkerAuditLog implements AuditLog {
   readonly #waitingMax: number
   readonly #deadlineMs: number
   readonly #counters = { ...NO_COUNTERS }
+  readonly #strangers = new Strangers()
   #worker: Worker | undefined
   /** It has begun its chain. Until then it is told nothing: it might be told twice. */
   #ready = false
@@ -173,7 +178,9 @@ class WorkerAuditLog implements AuditLog {
     return this.#counters
   }
 
-  record(event: AuditEvent): Promise<void> | undefined {
+  record(given: AuditEvent): Promise<void> | undefined {
+    const event = this.#admit(given)
+    if (event === undefined) return undefined
     if (!this.#strict) {
       this.#push(event)
       if (this.#timer === undefined) this.#sendSoon()
@@ -189,7 +196,9 @@ class WorkerAuditLog implements AuditLog {
     return this.#pushAndWait(event)
   }
 
-  recordDurably(event: AuditEvent): Promise<void> {
+  recordDurably(given: AuditEvent): Promise<void> {
+    const event = this.#admit(given)
+    if (event === undefined) return Promise.resolve()
     try {
       return this.#pushAndWait(event)
     } catch (error) {
@@ -245,6 +254,12 @@ class WorkerAuditLog implements AuditLog {
   }
 
   // Taking records.
+
+  #admit(event: AuditEvent): AuditEvent | undefined {
+    const admitted = this.#strangers.admit(event)
+    if (admitted === undefined) this.#counters.auditStrangersUnrecorded++
+    return admitted
+  }
 
   #push(event: AuditEvent): void {
     const counters = this.#counters

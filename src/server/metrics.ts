@@ -50,6 +50,11 @@ const ENGINE_COUNTERS: readonly [string, string, (counters: EngineCounters) => n
   ['audit_groups_total', 'groups of audit records written and synced', (c) => c.auditGroups],
   ['audit_spilled_total', 'audit records taken while the disk took none', (c) => c.auditSpilled],
   ['audit_refused_total', 'callers told AUDIT_UNAVAILABLE', (c) => c.auditRefused],
+  [
+    'audit_strangers_unrecorded_total',
+    'refused requests without a principal, beyond those that are recorded',
+    (c) => c.auditStrangersUnrecorded,
+  ],
   ['audit_sync_seconds_total', 'time in fdatasync of audit files', (c) => c.auditSyncSeconds],
   ['audit_workers_replaced_total', 'audit workers that died', (c) => c.auditWorkersReplaced],
   ['overloads_total', 'requests refused: too many bytes in flight', (c) => c.overloads],
