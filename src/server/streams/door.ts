@@ -1,0 +1,85 @@
+/** The streaming routes: a body of any length comes in and an answer of any length goes out, with the record between. */
+import type { Engine } from '../../engine.ts'
+import { BYTES_TYPE, readHead } from '../http.ts'
+import type { Intake } from '../intake.ts'
+import type { RouteFigures } from '../metrics.ts'
+import { recorded } from '../records.ts'
+import type { HttpRequest, HttpResponse } from '../uws.ts'
+import type { StreamOperation } from './parameters.ts'
+import { STREAM_OPERATIONS, type Streams } from './streams.ts'
+
+export class StreamDoor {
+  readonly #engine: Engine
+  readonly #intake: Intake
+  readonly #streams: Streams
+
+  constructor(engine: Engine, intake: Intake, streams: Streams) {
+    this.#engine = engine
+    this.#intake = intake
+    this.#streams = streams
+  }
+
+  /** The record is taken before the end of the answer goes out: without it, an answer has none. */
+  serve(
+    response: HttpResponse,
+    request: HttpRequest,
+    op: StreamOperation,
+    figures: RouteFigures,
+  ): void {
+    const startedMs = performance.now()
+    const { method, authorization, jsonAnswer } = readHead(request, true)
+    const query = request.getQuery() ?? ''
+    const exchange = this.#intake.open(response, method)
+    const record = this.#intake.record(
+      STREAM_OPERATIONS[op],
+      this.#intake.sourceAddressOf(response),
+    )
+    const requestId = record?.requestId ?? this.#intake.nextRequestId()
+    const head = { contentType: BYTES_TYPE, headers: [['X-Request-Id', requestId]] as const }
+    const work = async (): Promise<typeof NOTHING_HELD> => {
+      this.#intake.assertOpen()
+      const principal = this.#intake.authenticate(
+        this.#intake.credentialsOf(response, authorization),
+      )
+      record?.by(principal)
+      await this.#streams.run({ op, query, exchange, head, principal, record })
+      return NOTHING_HELD
+    }
+    const succeed = (): void => {
+      exchange.finish()
+      figures.count(200, performance.now() - startedMs)
+    }
+    const fail = (error: unknown): void => {
+      let status: number
+      if (exchange.begun) {
+        const known = this.#intake.knownError(error, requestId)
+        if (known.code !== 'ABORTED') {
+          this.#intake.log.warn({ requestId, code: known.code }, 'a stream was cut')
+        }
+        exchange.cut()
+        status = known.status
+      } else {
+        // What is left of the body is read and dropped.
+        exchange.resume()
+        status = this.#intake.sendError(exchange, error, jsonAnswer, requestId)
+      }
+      figures.count(status, performance.now() - startedMs)
+    }
+    this.#intake.begin()
+    const settled = async (): Promise<void> => {
+      try {
+        await recorded(this.#engine, record, work)
+      } finally {
+        // Over TLS, an answer within the handler of a part of the body costs what was read behind that part.
+        await new Promise((resolve) => setImmediate(resolve))
+      }
+    }
+    settled()
+      .then(succeed, fail)
+      .finally(() => this.#intake.end())
+      .catch((error: unknown) => this.#intake.log.error(error))
+  }
+}
+
+/** Of a stream, whose answer is out. */
+const NOTHING_HELD = { release: (): void => undefined }
