@@ -32,7 +32,8 @@ import type {
   KeyInUse,
   RequestBytes,
 } from './batch.ts'
-import { openElements, type OpenBatchRequest } from './open.ts'
+import { type OpenBatchRequest } from './key-entries.ts'
+import { openElements } from './open.ts'
 import { unwrapCallerBytes } from './open-wrapped.ts'
 import { assertStillUsable, currentMaterial, storeForCall, type EnvelopeParts } from './parts.ts'
 import { sealPlaintexts } from './seal.ts'

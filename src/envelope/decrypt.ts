@@ -4,7 +4,9 @@
  */
 import { BatchAttributes } from './attributes.ts'
 import type { BatchResult, DecryptRequest } from './batch.ts'
-import { openElements, openPacked, type OpenBatchRequest } from './open.ts'
+import { type OpenBatchRequest } from './key-entries.ts'
+import { openPacked } from './open-packed.ts'
+import { openElements } from './open.ts'
 import { openWrappedAmong } from './open-wrapped.ts'
 import type { EnvelopeParts, MaybePromise } from './parts.ts'
 

@@ -16,7 +16,7 @@ import type {
   ReleasedMessageKey,
   ReleasedMessageKeys,
 } from './batch.ts'
-import { leaseAlone, refusedKeysOf, usesOf, type OpenBatchRequest } from './open.ts'
+import { leaseAlone, refusedKeysOf, usesOf, type OpenBatchRequest } from './key-entries.ts'
 import { assertStillUsable, authorizedKey, type EnvelopeParts } from './parts.ts'
 import { useOf } from './seal.ts'
 

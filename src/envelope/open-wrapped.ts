@@ -32,7 +32,7 @@ import {
   nameOfWrapping,
   refusalOf,
   type OpenBatchRequest,
-} from './open.ts'
+} from './key-entries.ts'
 import { assertStillUsable, storeForCall, type EnvelopeParts, type MaybePromise } from './parts.ts'
 
 /** Takes the result over, and answers one in which they are opened too. */

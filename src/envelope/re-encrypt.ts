@@ -36,15 +36,15 @@ import {
   errorsOf,
   leaseAlone,
   leasePacked,
-  openElements,
-  openPacked,
   refusedKeysOf,
   scanBatch,
   usesOf,
   type LeasedEntry,
   type OpenBatchRequest,
   type ScannedBatch,
-} from './open.ts'
+} from './key-entries.ts'
+import { openPacked } from './open-packed.ts'
+import { openElements } from './open.ts'
 import { isWrapped, replaceAmong, unwrapCallerBytes, type Replacement } from './open-wrapped.ts'
 import {
   assertStillUsable,

@@ -5,7 +5,7 @@
  */
 import type { AuditEvent, AuditLog } from '../audit/audit-log.ts'
 import type { BatchResult, MaterialUse } from '../envelope/batch.ts'
-import { nameOfKey } from '../envelope/open.ts'
+import { nameOfKey } from '../envelope/key-entries.ts'
 import { KeyfoldError } from '../errors.ts'
 import { decodePackedHeader } from '../format/packed-batch.ts'
 import type { OperationName } from '../format/requests.ts'
