@@ -32,7 +32,8 @@ export class WriteBehind {
   }
 }
 
-async function writeAll(file: WritableFile, bytes: Uint8Array): Promise<void> {
+/** A disk that is about to be full takes a part: what is left is written, too. */
+export async function writeAll(file: WritableFile, bytes: Uint8Array): Promise<void> {
   for (let at = 0; at < bytes.length;) {
     const { bytesWritten } = await file.write(bytes, at, bytes.length - at)
     if (bytesWritten === 0) throw new Error('the target takes no more bytes')

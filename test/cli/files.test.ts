@@ -419,6 +419,46 @@ describe('a pipe', () => {
       expect(piped.stdout.equals(bytesOf(300_000).subarray(0, piped.stdout.length))).toBe(true)
     }))
 
+  test('out of a file that was cut short or has something behind its end gets no byte', () =>
+    inTree(async (cwd) => {
+      writeFileSync(join(cwd, 'file'), bytesOf(3_000_000))
+      await call(cwd, 'encrypt', '-k', arn, 'file')
+      const whole = readFileSync(join(cwd, 'file.kfe'))
+      const damaged = [whole.subarray(0, -1), Buffer.concat([whole, Buffer.from('x')])]
+      for (const bytes of damaged) {
+        writeFileSync(join(cwd, 'damaged'), bytes)
+        for (const args of [
+          ['decrypt', '-i', 'damaged'],
+          ['cat', 'damaged'],
+        ]) {
+          expect(await call(cwd, ...args, '-k', arn)).toMatchObject({ code: 1, text: '' })
+        }
+      }
+    }))
+
+  test('whose reader leaves early ends quietly', () =>
+    inTree(async (cwd) => {
+      const script = `
+        set -o pipefail
+        head -c 9000000 /dev/urandom > file
+        head -c 32 /dev/urandom > key && chmod 600 key
+        "$NODE" "$MAIN" encrypt --raw-key-file key -q file
+        "$NODE" "$MAIN" decrypt --raw-key-file key -q -i file.kfe | head -c 100000 | cmp - <(head -c 100000 file)
+        "$NODE" "$MAIN" cat --raw-key-file key file.kfe | head -c 100000 | cmp - <(head -c 100000 file)`
+      const env = { NODE: process.execPath, MAIN }
+      const ended = await run('bash', ['-ec', script], { env, cwd })
+      expect(ended).toMatchObject({ code: 0, stderr: '', text: '' })
+    }))
+
+  test('out of a file that says it is empty and is not has all of it', () =>
+    inTree(async (cwd) => {
+      expect(statSync('/proc/version')).toMatchObject({ size: 0 })
+      const sealed = await call(cwd, 'encrypt', '-k', arn, '-i', '/proc/version', '-o', 'x')
+      expect(sealed).toMatchObject({ code: 0 })
+      const { text } = await call(cwd, 'decrypt', '-k', arn, '-i', 'x')
+      expect(text).toBe(readFileSync('/proc/version', 'utf8'))
+    }))
+
   test('to what is no file goes there, and does not replace it', () =>
     inTree(async (cwd) => {
       execFileSync('mknod', [join(cwd, 'null'), 'c', '1', '3'])

@@ -1,15 +1,15 @@
 /** `keyfold cat`: a file's plaintext, or a range of it of which only the frames are read that it lies in. */
 import { once } from 'node:events'
 import { open } from 'node:fs/promises'
-import { pipeline } from 'node:stream/promises'
 import type { Command } from 'commander'
 
 import { KeyfoldError } from '../../errors.ts'
-import { decryptFile } from '../../streams/decrypt-file.ts'
+import { decryptFileTo } from '../../streams/file-to-file.ts'
 import { openSealedFile, type SealedFile } from '../../streams/sealed-file.ts'
 import { addConnectFlags } from '../connect.ts'
 import { addPair, type Pairs } from '../flags.ts'
 import { PlainError, readSettings } from '../output.ts'
+import { standardOutput } from './convert.ts'
 import { addKeyFlags, checkKeys, commitmentPolicyOf, withKeyrings, type KeyFlags } from './keys.ts'
 
 interface CatFlags extends KeyFlags {
@@ -58,7 +58,7 @@ async function run(path: string, flags: CatFlags): Promise<void> {
     const file = await open(path)
     try {
       if (range === undefined) {
-        await pipeline(decryptFile(file, keyring, options), process.stdout)
+        await decryptFileTo(file, standardOutput(), keyring, options)
         return
       }
       const sealed = await openSealedFile(file, keyring, options)

@@ -7,7 +7,7 @@ import type { Command } from 'commander'
 
 import { KeyfoldError } from '../../errors.ts'
 import { FRAME_BYTES_DEFAULT, FRAME_BYTES_MAX, FRAME_BYTES_MIN } from '../../limits.ts'
-import { decryptFile } from '../../streams/decrypt-file.ts'
+import { decryptFileTo, encryptFileTo } from '../../streams/file-to-file.ts'
 import type { Keyring } from '../../streams/keyring.ts'
 import {
   checkEncryptOptions,
@@ -19,7 +19,7 @@ import { addConnectFlags } from '../connect.ts'
 import { addPair, whole, type Pairs } from '../flags.ts'
 import { decryptLines, encryptLines } from '../lines.ts'
 import { readSettings } from '../output.ts'
-import { readFrom, type Change, type Existing } from './convert.ts'
+import type { Change, Existing } from './convert.ts'
 import { assertApart, FileWork } from './file-work.ts'
 import { addKeyFlags, checkKeys, commitmentPolicyOf, withKeyrings, type KeyFlags } from './keys.ts'
 import { directoryOf, joinPath, nameOf, pathOf, withoutSuffix, withSuffix } from './paths.ts'
@@ -100,7 +100,7 @@ function encryption(flags: FilesFlags): Direction {
     change: (keyring) => ({
       done: 'encrypted',
       targetName: withSuffix,
-      streams: (source) => [readFrom(source), encryptStream(keyring, options)],
+      convert: (source, target) => encryptFileTo(source, target, keyring, options),
     }),
     pipe: (keyring) => encryptStream(keyring, options),
   }
@@ -117,7 +117,7 @@ function decryption(flags: FilesFlags): Direction {
     change: (keyring) => ({
       done: 'decrypted',
       targetName: withoutSuffix,
-      streams: (source) => [decryptFile(source, keyring, options)],
+      convert: (source, target) => decryptFileTo(source, target, keyring, options),
     }),
     pipe: (keyring) => decryptStream(keyring, options),
   }

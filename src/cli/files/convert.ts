@@ -1,13 +1,13 @@
 /**
  * One file becomes another: read by a handle, written to a part file, which takes its name when all is there.
  *
- *     source ──► streams of the change ──► .kfe-….part ──► target, with the mode and times of the source
+ *     source ──► the change ──► .kfe-….part ──► target, with the mode and times of the source
  */
 import { constants } from 'node:fs'
 import { lstat, open, type FileHandle } from 'node:fs/promises'
-import { Readable, Transform, type Duplex } from 'node:stream'
-import { pipeline } from 'node:stream/promises'
+import { Writable } from 'node:stream'
 
+import { writeAll, type WritableFile } from '../../streams/write-behind.ts'
 import { PlainError } from '../output.ts'
 import { PartFile, type FileAttributes } from './part-file.ts'
 
@@ -17,10 +17,9 @@ export interface Change {
   readonly done: string
   /** The name that a file of that name gets; undefined where it is none of those that are changed. */
   readonly targetName: (name: Buffer) => Buffer | undefined
-  readonly streams: (source: FileHandle) => Streams | Promise<Streams>
+  /** Writes what a regular file becomes. */
+  readonly convert: (source: FileHandle, target: WritableFile) => Promise<void>
 }
-
-export type Streams = readonly [Readable, ...Duplex[]]
 
 /**
  * What is done about a target that is there. refuse: an error. skip: it stays, whatever it is. resume: it stays where
@@ -54,7 +53,7 @@ export async function convertFile(
     if (await isFinished(target, found, existing)) return 'skipped'
     const part = await PartFile.create(target)
     try {
-      await pipeline([...(await change.streams(handle)), counted(onBytes), part.sink()])
+      await change.convert(handle, counted(part.file, onBytes))
       const now = await handle.stat()
       if (now.size !== found.size || now.mtimeMs !== found.mtimeMs) {
         throw new PlainError('it was written to while it was read')
@@ -91,30 +90,39 @@ export function inTheWay(why: string): Error {
   return new PlainError(`the target ${why}; --force replaces it, --skip-existing leaves it`)
 }
 
-const READ_BYTES = 2 ** 20
-
-/** A file from its beginning. Not the handle's own stream, which takes the handle with it when it ends. */
-export function readFrom(handle: FileHandle): Readable {
-  return Readable.from(chunksOf(handle), { objectMode: false, highWaterMark: READ_BYTES })
-}
-
-async function* chunksOf(handle: FileHandle): AsyncGenerator<Uint8Array> {
-  for (let position = 0; ;) {
-    const into = Buffer.allocUnsafe(READ_BYTES)
-    const { bytesRead } = await handle.read(into, 0, READ_BYTES, position)
-    if (bytesRead === 0) return
-    position += bytesRead
-    yield into.subarray(0, bytesRead)
+/** Says how many bytes are on their way. Before they are written: who reads a pipe may not be there yet. */
+export function counted(target: WritableFile, onBytes: (bytes: number) => void): WritableFile {
+  return {
+    async write(from, offset, length) {
+      onBytes(length)
+      const { bytesWritten } = await target.write(from, offset, length)
+      onBytes(bytesWritten - length)
+      return { bytesWritten }
+    },
   }
 }
 
-/** Lets bytes through, and says how many. */
-export function counted(onBytes: (bytes: number) => void): Transform {
-  return new Transform({
+/** Not the stream of a handle, which takes the handle with it when it ends. */
+export function sinkInto(target: WritableFile): Writable {
+  return new Writable({
     highWaterMark: 2 ** 20,
-    transform(chunk: Uint8Array, _encoding, done) {
-      onBytes(chunk.length)
-      done(null, chunk)
+    write(chunk: Uint8Array, _encoding, done) {
+      writeAll(target, chunk).then(() => done(), done)
     },
   })
+}
+
+/** stdout, whatever it is. What is written to it stays as it is until it is taken. */
+export function standardOutput(): WritableFile {
+  // Whoever writes is told of it.
+  process.stdout.on('error', () => undefined)
+  return {
+    write: (from, offset, length) =>
+      new Promise((resolve, reject) => {
+        process.stdout.write(from.subarray(offset, offset + length), (error) => {
+          if (error) reject(error)
+          else resolve({ bytesWritten: length })
+        })
+      }),
+  }
 }

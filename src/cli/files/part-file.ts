@@ -6,8 +6,8 @@
 import { randomBytes } from 'node:crypto'
 import { unlinkSync } from 'node:fs'
 import { link, lstat, open, rename, unlink, type FileHandle } from 'node:fs/promises'
-import { Writable } from 'node:stream'
 
+import type { WritableFile } from '../../streams/write-behind.ts'
 import { directoryOf, joinPath } from './paths.ts'
 
 /** What of a file is kept. */
@@ -43,15 +43,8 @@ export class PartFile {
     }
   }
 
-  /** Not the handle's own stream, which takes the handle with it when it ends. */
-  sink(): Writable {
-    const handle = this.#handle
-    return new Writable({
-      highWaterMark: 2 ** 20,
-      write(chunk: Uint8Array, _encoding, done) {
-        writeAll(handle, chunk).then(() => done(), done)
-      },
-    })
+  get file(): WritableFile {
+    return this.#handle
   }
 
   /** Errors: EEXIST where something has the name and is not to be replaced. */
@@ -83,13 +76,6 @@ export class PartFile {
 export function partPath(target: Buffer): Buffer {
   const name = Buffer.from(`.kfe-${randomBytes(12).toString('hex')}.part`)
   return joinPath(directoryOf(target), name)
-}
-
-async function writeAll(file: FileHandle, bytes: Uint8Array): Promise<void> {
-  for (let at = 0; at < bytes.length;) {
-    // A disk that is about to be full takes a part.
-    at += (await file.write(bytes, at)).bytesWritten
-  }
 }
 
 export function isPart(name: Buffer): boolean {

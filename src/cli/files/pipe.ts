@@ -1,11 +1,15 @@
-/** `-i` and `-o`: one file or pipe to another. Into a regular file as convert.ts does it, into anything else as it comes. */
-import { createReadStream, createWriteStream, type Stats } from 'node:fs'
+/**
+ * `-i` and `-o`: one file or pipe to another. A regular file is read by position, anything else as it comes; a regular file
+ * is written as convert.ts does it.
+ */
+import { createReadStream, type Stats } from 'node:fs'
 import { open, realpath, stat } from 'node:fs/promises'
-import type { Duplex, Writable } from 'node:stream'
+import type { Duplex } from 'node:stream'
 import { pipeline } from 'node:stream/promises'
 
 import { KeyfoldError } from '../../errors.ts'
-import { convertFile, counted, inTheWay, type Change, type Streams } from './convert.ts'
+import type { WritableFile } from '../../streams/write-behind.ts'
+import { convertFile, counted, inTheWay, sinkInto, standardOutput, type Change } from './convert.ts'
 import { FileProgress } from './file-progress.ts'
 import { PartFile, syncDirectory } from './part-file.ts'
 import { directoryOf, pathOf } from './paths.ts'
@@ -31,21 +35,23 @@ export async function convertPipe(
   const place = to === '-' ? undefined : await placeOf(to)
   const progress = new FileProgress(regular ? [pathOf(from)] : [], quiet)
   const onBytes = (bytes: number): void => progress.add(bytes)
-  const send = async (sink: Writable): Promise<void> => {
-    const file = regular ? await open(from) : undefined
+  const send = async (file: WritableFile): Promise<void> => {
+    const target = counted(file, onBytes)
+    if (!regular) {
+      const source = from === '-' ? process.stdin : createReadStream(from)
+      await pipeline(source, stream(), sinkInto(target))
+      return
+    }
+    const source = await open(from)
     try {
-      const streams: Streams =
-        file === undefined
-          ? [from === '-' ? process.stdin : createReadStream(from), stream()]
-          : await change.streams(file)
-      await pipeline([...streams, counted(onBytes), sink])
+      await change.convert(source, target)
     } finally {
-      await file?.close()
+      await source.close()
     }
   }
   try {
-    if (place === undefined) await send(process.stdout)
-    else if (place.special) await send(createWriteStream(place.path))
+    if (place === undefined) await send(standardOutput())
+    else if (place.special) await sendInto(place.path, send)
     else if (place.standing && !replace) throw inTheWay('is there')
     else {
       const target = pathOf(place.path)
@@ -62,14 +68,21 @@ export async function convertPipe(
   }
 }
 
-async function writePart(
-  target: Buffer,
-  replace: boolean,
-  write: (sink: Writable) => Promise<void>,
-): Promise<void> {
+type Send = (file: WritableFile) => Promise<void>
+
+async function sendInto(path: string, send: Send): Promise<void> {
+  const target = await open(path, 'w')
+  try {
+    await send(target)
+  } finally {
+    await target.close()
+  }
+}
+
+async function writePart(target: Buffer, replace: boolean, send: Send): Promise<void> {
   const part = await PartFile.create(target)
   try {
-    await write(part.sink())
+    await send(part.file)
     // A pipe has no mode to keep; its plaintext may be nobody else's business.
     const now = Date.now()
     await part.commit(target, { mode: 0o600, atimeMs: now, mtimeMs: now }, replace)

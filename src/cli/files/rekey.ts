@@ -4,20 +4,24 @@
  * when it is whole.
  */
 import { once } from 'node:events'
-import { realpath, type FileHandle } from 'node:fs/promises'
+import { realpath } from 'node:fs/promises'
+import { pipeline } from 'node:stream/promises'
 import { Option, type Command } from 'commander'
 
 import { ENCRYPTED_DATA_KEYS_DEFAULT, FRAME_BYTES_MAX, FRAME_BYTES_MIN } from '../../limits.ts'
 import { decodeUnsortedContext } from '../../format/encryption-context.ts'
 import { decryptFile } from '../../streams/decrypt-file.ts'
+import { encryptFileTo } from '../../streams/file-to-file.ts'
 import type { Keyring } from '../../streams/keyring.ts'
 import type { EncryptFileOptions, FileHeader } from '../../streams/options.ts'
-import { readFileHeader } from '../../streams/positional.ts'
+import { readFileHeader, type PositionalFile } from '../../streams/positional.ts'
+import { openSealedFile, type SealedFile } from '../../streams/sealed-file.ts'
 import { encryptStream } from '../../streams/streams.ts'
+import type { WritableFile } from '../../streams/write-behind.ts'
 import { addConnectFlags } from '../connect.ts'
 import { addPair, type Pairs } from '../flags.ts'
 import { readSettings } from '../output.ts'
-import type { Streams } from './convert.ts'
+import { sinkInto } from './convert.ts'
 import { FileProgress, summarise } from './file-progress.ts'
 import { FileWork } from './file-work.ts'
 import {
@@ -83,7 +87,7 @@ async function run(files: readonly string[], flags: RekeyFlags): Promise<void> {
       change: {
         done: 'encrypted anew',
         targetName: (name) => name,
-        streams: (source) => rekeyed(source, { from, to: to as Keyring }, flags),
+        convert: (source, target) => rekey(source, target, { from, to: to as Keyring }, flags),
       },
       existing: 'force',
       onBytes: (bytes) => progress.add(bytes),
@@ -101,36 +105,59 @@ async function run(files: readonly string[], flags: RekeyFlags): Promise<void> {
   })
 }
 
-async function rekeyed(
-  source: FileHandle,
-  { from, to }: { readonly from: Keyring; readonly to: Keyring },
+interface Keyrings {
+  readonly from: Keyring
+  readonly to: Keyring
+}
+
+async function rekey(
+  source: PositionalFile,
+  target: WritableFile,
+  { from, to }: Keyrings,
   flags: RekeyFlags,
-): Promise<Streams> {
+): Promise<void> {
+  const { sealed } = await readFileHeader(source, ENCRYPTED_DATA_KEYS_DEFAULT)
+  const { header } = sealed
+  const options = { context: flags.context, commitmentPolicy: commitmentPolicyOf(flags) }
+  const stored = new Set(decodeUnsortedContext(header.context).map(([key]) => key))
+  if (header.suite.signature === undefined && header.frameLength > 0) {
+    const old = await openSealedFile(source, from, options)
+    try {
+      await encryptFileTo(plaintextOf(old), target, to, optionsOf(old.header, stored))
+    } finally {
+      old.close()
+    }
+    return
+  }
+  // What has no random access comes as a stream, whose first bytes tell that the header is true.
   const headers: FileHeader[] = []
-  const plaintext = decryptFile(source, from, {
-    context: flags.context,
-    commitmentPolicy: commitmentPolicyOf(flags),
-    onHeader: (header) => void headers.push(header),
-  })
-  // Once there is something to read, or the end, the header has verified.
+  const onHeader = (found: FileHeader): void => void headers.push(found)
+  const plaintext = decryptFile(source, from, { ...options, onHeader })
   await once(plaintext, 'readable')
-  try {
-    return [plaintext, encryptStream(to, await optionsOf(source, headers[0] as FileHeader))]
-  } catch (error) {
-    plaintext.destroy()
-    throw error
+  const anew = encryptStream(to, optionsOf(headers[0] as FileHeader, stored))
+  await pipeline(plaintext, anew, sinkInto(target))
+}
+
+/** The plaintext as a file to be read by position. */
+function plaintextOf(file: SealedFile): PositionalFile {
+  return {
+    stat: async () => Promise.resolve({ size: file.length }),
+    async read(into, offset, length, position) {
+      const plaintext = await file.read(position, length)
+      into.set(plaintext, offset)
+      plaintext.fill(0)
+      return { bytesRead: plaintext.length }
+    },
   }
 }
 
 /** Of the Encryption SDK itself: the key of a signature, which the new file does not have. */
 const RESERVED_PREFIX = 'aws-crypto-'
 
-async function optionsOf(
-  source: FileHandle,
+function optionsOf(
   { context, frameBytes }: FileHeader,
-): Promise<EncryptFileOptions> {
-  const { sealed } = await readFileHeader(source, ENCRYPTED_DATA_KEYS_DEFAULT)
-  const stored = new Set(decodeUnsortedContext(sealed.header.context).map(([key]) => key))
+  stored: ReadonlySet<string>,
+): EncryptFileOptions {
   const kept = Object.entries(context).filter(([key]) => !key.startsWith(RESERVED_PREFIX))
   const usual = frameBytes >= FRAME_BYTES_MIN && frameBytes <= FRAME_BYTES_MAX
   return {
