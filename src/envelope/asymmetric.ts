@@ -59,15 +59,18 @@ export async function verifySignature(
   { kmsKey, signable, signature }: VerifyRequest,
 ): Promise<void> {
   assertEnabled(kmsKey)
-  const { keySpec, publicKey } = publicKeyOf(kmsKey)
+  const { keySpec, publicKey } = publicKeyOf(parts, kmsKey)
   const verified = await verify(keySpec, publicKey, signable, signature)
   assertStillEnabled(parts, kmsKey)
   if (!verified) throw new KeyfoldError('SIGNATURE_INVALID')
 }
 
-export function encryptWithPublicKey({ kmsKey, algorithm, bytes }: OaepRequest): Uint8Array {
+export function encryptWithPublicKey(
+  parts: EnvelopeParts,
+  { kmsKey, algorithm, bytes }: OaepRequest,
+): Uint8Array {
   assertEnabled(kmsKey)
-  const { keySpec, publicKey } = publicKeyOf(kmsKey)
+  const { keySpec, publicKey } = publicKeyOf(parts, kmsKey)
   return encryptOaep(keySpec, publicKey, algorithm, bytes)
 }
 
@@ -105,18 +108,22 @@ export async function verifyMac(parts: EnvelopeParts, request: VerifyMacRequest)
   if (!isSameMac(generated, request.mac)) throw new KeyfoldError('MAC_INVALID')
 }
 
-/** SPKI DER. Throws OPERATION_UNSUPPORTED of a key that has no public half. */
-export function publicKeyOf(kmsKey: KmsKey): {
-  readonly keySpec: AsymmetricKeySpec
-  readonly publicKey: Uint8Array
-} {
+/** SPKI DER. Throws OPERATION_UNSUPPORTED of a key that has no public half; ROOT_KEY_INVALID. */
+export function publicKeyOf(
+  { keyStoreOf }: Pick<EnvelopeParts, 'keyStoreOf'>,
+  kmsKey: KmsKey,
+): { readonly keySpec: AsymmetricKeySpec; readonly publicKey: Uint8Array } {
   const { keySpec, arn } = kmsKey
-  const { publicKey } = currentMaterial(kmsKey)
-  if (isAsymmetric(keySpec) && publicKey !== undefined) return { keySpec, publicKey }
-  throw new KeyfoldError(
-    'OPERATION_UNSUPPORTED',
-    `${arn} key spec is ${keySpec} which is not valid for this operation.`,
-  )
+  const material = currentMaterial(kmsKey)
+  const { publicKey } = material
+  if (!isAsymmetric(keySpec) || publicKey === undefined) {
+    throw new KeyfoldError(
+      'OPERATION_UNSUPPORTED',
+      `${arn} key spec is ${keySpec} which is not valid for this operation.`,
+    )
+  }
+  keyStoreOf(kmsKey).assertPublicKey?.(material)
+  return { keySpec, publicKey }
 }
 
 async function withMaterial(

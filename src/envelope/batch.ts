@@ -241,6 +241,8 @@ export interface Envelope {
   /** Throws SIGNATURE_INVALID. */
   verify(request: VerifyRequest): Promise<void>
   encryptWithPublicKey(request: OaepRequest): Uint8Array
+  /** SPKI DER of the current material. Throws OPERATION_UNSUPPORTED, ROOT_KEY_INVALID. */
+  publicKey(kmsKey: KmsKey): Uint8Array
   /** Throws DECRYPT_FAILED. */
   decryptWithPrivateKey(request: OaepRequest): Promise<Uint8Array>
   deriveSharedSecret(request: SharedSecretRequest): Promise<Uint8Array>

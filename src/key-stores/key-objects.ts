@@ -29,12 +29,23 @@ export function openKeyObject(
   if (!isAsymmetric(keySpec)) return createSecretKey(plaintext)
   const key = openPrivateKey(keySpec, plaintext)
   if (key === undefined) throw new KeyfoldError('INTERNAL', `sealed material is none of ${keySpec}`)
-  // The public key lies beside the sealed material, unsealed: somebody who can write there could have put their own.
-  if (Buffer.compare(encodePublicKey(key), publicKey ?? new Uint8Array(0)) !== 0) {
-    throw new KeyfoldError('ROOT_KEY_INVALID', 'the public key belongs to another private key')
-  }
+  assertPair(key, { publicKey })
   return key
 }
+
+/**
+ * The public key lies beside the sealed material, unsealed: somebody who can write there could have put their own.
+ * Throws ROOT_KEY_INVALID.
+ */
+export function assertPair(
+  privateKey: KeyObject,
+  { publicKey = NONE }: Pick<KeyMaterial, 'publicKey'>,
+): void {
+  if (Buffer.compare(encodePublicKey(privateKey), publicKey) === 0) return
+  throw new KeyfoldError('ROOT_KEY_INVALID', 'the public key belongs to another private key')
+}
+
+const NONE = new Uint8Array(0)
 
 interface CheckedMaterial {
   /** To be sealed and filled with zeros: the plaintext itself, or its private key as OpenSSL spells it. */

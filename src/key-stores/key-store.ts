@@ -168,6 +168,12 @@ export interface KeyStore {
   ): Promise<Uint8Array>
 
   /**
+   * Throws ROOT_KEY_INVALID where the public key is not the one of the private key: the catalog keeps it unsealed, and
+   * what is done with it alone asks first. Absent where the private key is elsewhere.
+   */
+  assertPublicKey?(material: KeyMaterial): void
+
+  /**
    * The KMS key was deleted, and with it what the catalog had of this version. A store that made the material elsewhere
    * (an HSM, a remote KMS) destroys it there; asked again it succeeds. The local store does nothing: `stored` was the
    * material. Never asked of a key that the other side had before (`externalKeyId`), which outlives its KMS key.

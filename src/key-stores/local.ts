@@ -27,7 +27,7 @@ import {
 } from '../format/key-material.ts'
 import { WRAPPING_SUITES } from '../format/wrapped-key.ts'
 import { KEY_MATERIAL_OPEN_MAX, KEY_OBJECT_AGE_MS_MAX, KEY_OBJECTS_OPEN_MAX } from '../limits.ts'
-import { checkImported, openKeyObject } from './key-objects.ts'
+import { assertPair, checkImported, openKeyObject } from './key-objects.ts'
 import type {
   ImportedKeyMaterial,
   KeyMaterial,
@@ -65,6 +65,9 @@ export class LocalKeyStore implements KeyStore {
   readonly #open: LRUCache<string, KeyHandle>
   /** By key id, version and key spec. */
   readonly #keyObjects: LRUCache<string, KeyObject>
+
+  /** Material whose public key was found to be its own: whatever is read from the catalog again is looked at again. */
+  readonly #paired = new WeakSet<KeyMaterial>()
 
   /** Derives from the root key what it needs; the handles stay the caller's. */
   constructor(crypto: Crypto, roots: RootKeys) {
@@ -200,6 +203,12 @@ export class LocalKeyStore implements KeyStore {
     } finally {
       this.#crypto.releaseKey(key)
     }
+  }
+
+  assertPublicKey(material: KeyMaterial): void {
+    if (this.#paired.has(material)) return
+    assertPair(this.#openKeyObject(material), material)
+    this.#paired.add(material)
   }
 
   forget(kmsKeyId: Uint8Array): void {

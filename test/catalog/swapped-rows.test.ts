@@ -2,11 +2,21 @@
  * Somebody who can write to the catalog but has no root key exchanges rows in it. Nothing that was sealed opens under
  * the wrong key, nothing new is sealed under it, and the operator is told that it is the catalog that is wrong.
  */
+import {
+  CreateKeyCommand,
+  EncryptCommand,
+  GetPublicKeyCommand,
+  SignCommand,
+  VerifyCommand,
+  type CreateKeyCommandInput,
+  type KMSClient,
+} from '@aws-sdk/client-kms'
 import { cpSync, mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 
+import { clientOf } from '../server/aws/sdk.ts'
 import { startService, type Service } from '../service.ts'
 import { runInCatalog } from './file.ts'
 
@@ -17,6 +27,10 @@ const plaintext = Buffer.from('a plaintext that nobody else shall read')
 let original: string
 let keyA: string
 let keyB: string
+let rsa: string
+let otherRsa: string
+let ecc: string
+let otherEcc: string
 let sealed: Record<'a1' | 'a2' | 'b1' | 'b2', Uint8Array>
 
 async function seal(service: Service, key: string): Promise<Uint8Array> {
@@ -32,6 +46,16 @@ beforeAll(async () => {
     const [a1, b1] = [await seal(service, keyA), await seal(service, keyB)]
     for (const key of [keyA, keyB]) await service.engine.kms.rotations.rotateOnDemand(key)
     sealed = { a1, b1, a2: await seal(service, keyA), b2: await seal(service, keyB) }
+    const kms = await clientOf(service)
+    const make = async (input: CreateKeyCommandInput): Promise<string> => {
+      const { KeyMetadata } = await kms.send(new CreateKeyCommand(input))
+      return KeyMetadata?.KeyId as string
+    }
+    const encrypting = { KeySpec: 'RSA_2048', KeyUsage: 'ENCRYPT_DECRYPT' } as const
+    const signing = { KeySpec: 'ECC_NIST_P256', KeyUsage: 'SIGN_VERIFY' } as const
+    ;[rsa, otherRsa] = [await make(encrypting), await make(encrypting)]
+    ;[ecc, otherEcc] = [await make(signing), await make(signing)]
+    kms.destroy()
     original = mkdtempSync(join(tmpdir(), 'keyfold-swapped-'))
     copy(service.dataDirectory, original)
   } finally {
@@ -186,6 +210,73 @@ describe('key material in the catalog', () => {
       expect(answer.ciphertexts).toBeUndefined()
       expect(answer.code).toBeDefined()
       await expectOpened(service, sealed.a2)
+    })
+  })
+})
+
+describe('a public key in the catalog', () => {
+  const message = Buffer.from('a message of many bytes')
+  const ofRsa = { EncryptionAlgorithm: 'RSAES_OAEP_SHA_256' } as const
+  const ofEcc = { SigningAlgorithm: 'ECDSA_SHA_256' } as const
+
+  /** What is done with the public key alone, and what needs the private one: the name of each refusal, '' of none. */
+  async function tried(service: Service): Promise<Readonly<Record<string, string>>> {
+    const kms = await clientOf(service)
+    const signature = await signed(kms, otherEcc)
+    const asked = {
+      publicKey: kms.send(new GetPublicKeyCommand({ KeyId: rsa })),
+      encrypt: kms.send(new EncryptCommand({ KeyId: rsa, Plaintext: plaintext, ...ofRsa })),
+      verify: kms.send(
+        new VerifyCommand({ KeyId: ecc, Message: message, Signature: signature, ...ofEcc }),
+      ),
+      sign: signed(kms, ecc),
+      another: kms.send(new GetPublicKeyCommand({ KeyId: otherRsa })),
+    }
+    const names = await Promise.all(
+      Object.entries(asked).map(async ([name, answer]) => [
+        name,
+        await answer.then(
+          () => '',
+          (error: unknown) => (error as Error).name,
+        ),
+      ]),
+    )
+    kms.destroy()
+    return Object.fromEntries(names) as Record<string, string>
+  }
+
+  async function signed(kms: KMSClient, KeyId: string): Promise<Uint8Array> {
+    const { Signature } = await kms.send(new SignCommand({ KeyId, Message: message, ...ofEcc }))
+    return Signature as Uint8Array
+  }
+
+  const replaced = (key: string, by: string): string =>
+    `update "keyMaterials" set "publicKey" =
+      (select "publicKey" from "keyMaterials" where ${row(by, 1)}) where ${row(key, 1)}`
+
+  test('is used where nobody touched it', async () => {
+    await withEdited([], async (service) => {
+      expect(await tried(service)).toEqual({
+        publicKey: '',
+        encrypt: '',
+        // Of another key.
+        verify: 'KMSInvalidSignatureException',
+        sign: '',
+        another: '',
+      })
+    })
+  })
+
+  test('exchanged for somebody else’s is not given out, encrypted under or believed', async () => {
+    await withEdited([replaced(rsa, otherRsa), replaced(ecc, otherEcc)], async (service) => {
+      const refused = 'KMSInternalException'
+      expect(await tried(service)).toEqual({
+        publicKey: refused,
+        encrypt: refused,
+        verify: refused,
+        sign: refused,
+        another: '',
+      })
     })
   })
 })

@@ -1,7 +1,6 @@
 /** Signatures, MACs, shared secrets and key pairs. */
 import { assertAlgorithm } from '../../crypto/key-spec.ts'
 import { checkSignable, type Signable } from '../../crypto/signature.ts'
-import { publicKeyOf } from '../../envelope/asymmetric.ts'
 import type { KeyInUse } from '../../envelope/batch.ts'
 import { KeyfoldError } from '../../errors.ts'
 import type { KmsKey } from '../../kms/kms-key.ts'
@@ -122,9 +121,9 @@ export const ASYMMETRIC_OPERATIONS: readonly Operation[] = [
     },
     authenticating,
   ),
-  keyed('GetPublicKey', { ...KEY_ID, ...GRANT_TOKENS }, async (_call, _input, kmsKey) => ({
+  keyed('GetPublicKey', { ...KEY_ID, ...GRANT_TOKENS }, async (call, _input, kmsKey) => ({
     KeyId: kmsKey.arn,
-    PublicKey: publicKeyOf(kmsKey).publicKey,
+    PublicKey: call.engine.envelope.publicKey(kmsKey),
     CustomerMasterKeySpec: kmsKey.keySpec,
     KeySpec: kmsKey.keySpec,
     KeyUsage: kmsKey.keyUsage,
