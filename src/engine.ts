@@ -159,6 +159,12 @@ async function openOn(
         nowMs: wallClockMs,
         reserveWrap: (...wrap) => wraps.take(...wrap),
         onChange: (state, changed) => storeChanged(changed, state),
+        onOrphan: (material, { name }) => {
+          kms.destructions.noteOrphan(name, material).then(
+            () => scheduler.wake(),
+            (error: unknown) => log(`key store ${name} may hold a key that nobody uses: ${error}`),
+          )
+        },
       }),
     modules: new Set(Object.keys(config.pkcs11Modules)),
     nowMs: wallClockMs,

@@ -127,6 +127,8 @@ export const PKCS11_CALLS_MAX = 4_096
 /** A call into a module cannot be broken off; so long its caller waits. A new RSA key takes an HSM minutes. */
 export const PKCS11_CALL_MS_MAX = 30_000
 export const PKCS11_CREATE_MS_MAX = 300_000
+/** Threads that may hang in a module: each holds what it was given for as long as its call does not return. */
+export const PKCS11_HANGING_MAX = 2
 /** One to find that something is broken, one that a mending by another call overtook, one that works, and one more. */
 export const PKCS11_ATTEMPTS_MAX = 4
 /** A mending that failed is tried again so soon, and ever later. */

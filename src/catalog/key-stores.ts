@@ -83,6 +83,33 @@ export async function listMaterialsToDestroy(
   return rows.map(({ id }) => id)
 }
 
+/** One of the same id is the same. */
+export async function insertMaterialToDestroy(
+  db: Queries,
+  material: MaterialToDestroy,
+): Promise<void> {
+  await db
+    .insertInto('materialsToDestroy')
+    .values(material)
+    .onConflict((conflict) => conflict.column('id').doNothing())
+    .execute()
+}
+
+/** Whether a KMS key of one of these ids has a version of this number, whose material may be what is in `stored`. */
+export async function readStored(
+  db: Queries,
+  kmsKeyIds: readonly string[],
+  version: number,
+): Promise<readonly Uint8Array[]> {
+  const rows = await db
+    .selectFrom('keyMaterials')
+    .select('stored')
+    .where('kmsKeyId', 'in', [...kmsKeyIds])
+    .where('version', '=', version)
+    .execute()
+  return rows.flatMap(({ stored }) => (stored === null ? [] : [stored]))
+}
+
 export async function readMaterialToDestroy(
   db: Queries,
   id: string,

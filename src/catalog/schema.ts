@@ -71,7 +71,7 @@ export interface CatalogTables {
   }
   /** Material that the catalog has destroyed, and its key store is still to. */
   materialsToDestroy: {
-    /** `KEYID/VERSION` */
+    /** `KEYID/VERSION`, and `/` and the start of SHA-256 of `stored` where no KMS key ever had it. */
     id: string
     kmsKeyId: string
     version: number

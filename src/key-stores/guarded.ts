@@ -26,6 +26,7 @@ import type {
   NewKeyMaterial,
   StoreTurn,
 } from './key-store.ts'
+import { MaterialInDoubt } from './material-in-doubt.ts'
 
 export interface GuardedStoreSettings extends GuardSettings {
   /** The server is not ready while this store is away. Else it is: what is in memory goes on. */
@@ -51,6 +52,8 @@ export interface GuardedStoreOptions {
   readonly reserveWrap: (store: KeyStore, material: KeyMaterial) => Promise<void> | undefined
   /** It is found to be away, or there again: called in the tick in which that is known. */
   readonly onChange: (state: 'open' | 'closed', store: GuardedKeyStore) => void
+  /** Was made after its deadline, or may have been made: nothing refers to it. */
+  readonly onOrphan: (material: KeyMaterial, store: GuardedKeyStore) => void
 }
 
 export class GuardedKeyStore implements KeyStore {
@@ -81,7 +84,23 @@ export class GuardedKeyStore implements KeyStore {
   }
 
   createKeyMaterial(...wanted: Parameters<KeyStore['createKeyMaterial']>): Promise<NewKeyMaterial> {
-    return this.guard.call(MAKING, () => this.#store.createKeyMaterial(...wanted))
+    const [kmsKeyId, version, keySpec, externalKeyId] = wanted
+    const orphaned = (made: NewKeyMaterial): void => {
+      // A key that the other side had before is nobody's orphan.
+      if (externalKeyId !== undefined) return
+      // The next rotation takes it, and may have. A first version is of a KMS key that nobody tries to create again.
+      if (this.traits.adoptsMaterial === true && version > 1) return
+      this.#options.onOrphan({ kmsKeyId, version, keySpec, ...made }, this)
+    }
+    return this.guard.call({ ...MAKING, discard: orphaned }, async () => {
+      try {
+        return await this.#store.createKeyMaterial(...wanted)
+      } catch (error) {
+        // Also of an attempt that nobody waits for any more.
+        if (error instanceof MaterialInDoubt) orphaned(error.made)
+        throw error
+      }
+    })
   }
 
   async importKeyMaterial(
@@ -236,7 +255,7 @@ export class GuardedKeyStore implements KeyStore {
   }
 }
 
-/** Made too late, it stays on the other side, where nothing refers to it: a store cannot take it back. */
+/** What else is made too late stays on the other side. */
 const MAKING = {
   turn: undefined,
   deadlineMs: STORE_MATERIAL_DEADLINE_MS,

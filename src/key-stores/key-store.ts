@@ -48,6 +48,8 @@ export interface KeyStoreTraits {
   readonly importsMaterial: boolean
   /** Whether a KMS key in it gets new versions of material here; otherwise rotation is the other side's affair. */
   readonly rotates: boolean
+  /** Asked for the same version again it finds what an attempt before left, and takes that; else it makes another. */
+  readonly adoptsMaterial?: boolean
   readonly wrappingSuite: WrappingSuite
   /**
    * Wraps that one version of material is good for, over all nodes, where each draws a random 96-bit IV (NIST SP

@@ -46,6 +46,7 @@ import type {
   KeyStoreTraits,
   NewKeyMaterial,
 } from './key-store.ts'
+import { MaterialInDoubt } from './material-in-doubt.ts'
 import { CKM } from './pkcs11/cryptoki.ts'
 import { OVERHEAD_BYTES, outputBytesMax } from './pkcs11/gcm.ts'
 import type { KeyOperation, TokenName } from './pkcs11/messages.ts'
@@ -86,7 +87,7 @@ export async function openPkcs11KeyStore(
   settings: Pkcs11Settings,
 ): Promise<KeyStore> {
   const pin = pinOf(crypto, settings.pin)
-  const thread = await ModuleThread.take(settings.module)
+  const thread = ModuleThread.take(settings.module)
   try {
     // Read now for what is wrong with it to be said: the thread is told no more than that there is none.
     ;(await pin.read()).fill(0)
@@ -112,7 +113,6 @@ export async function openPkcs11KeyStore(
     }
     return new Pkcs11KeyStore(crypto, settings.name, opened)
   } catch (error) {
-    pin.forget()
     await thread.release()
     throw error
   }
@@ -158,16 +158,21 @@ class Pkcs11KeyStore implements KeyStore {
     const id = encodeTokenKeyId(kmsKeyId, version, randomBytes(ID_RANDOM_BYTES))
     const wraps = keySpec === 'SYMMETRIC_DEFAULT'
     const wrapping = wraps ? this.#opened.wrapping : undefined
-    const publicKey = await this.#use({
-      key: { id, keySpec },
-      operation: { kind: 'create', wrapping },
-      aad: NOTHING,
-      input: NOTHING,
-      outputBytesMax: PUBLIC_KEY_BYTES_MAX,
-      take: copyOf,
-    })
     const stored = encodeTokenReference({ ...(wrapping ?? { ivMode: 'none', mechanism: 0 }), id })
-    return { stored, publicKey: publicKey.length === 0 ? undefined : publicKey }
+    try {
+      const publicKey = await this.#use({
+        key: { id, keySpec },
+        operation: { kind: 'create', wrapping },
+        aad: NOTHING,
+        input: NOTHING,
+        outputBytesMax: PUBLIC_KEY_BYTES_MAX,
+        take: copyOf,
+      })
+      return { stored, publicKey: publicKey.length === 0 ? undefined : publicKey }
+    } catch (error) {
+      if (!(error instanceof KeyfoldError && error.code === 'KEY_STORE_UNREACHABLE')) throw error
+      throw new MaterialInDoubt(error, { stored, publicKey: undefined })
+    }
   }
 
   async importKeyMaterial(
@@ -316,7 +321,6 @@ class Pkcs11KeyStore implements KeyStore {
   }
 
   lock(): void {
-    this.#locked = true
     this.#opened.pin.forget()
     // Its sessions end, and with the last the login; calls under way come to their end first.
     void this.#end()
@@ -327,12 +331,13 @@ class Pkcs11KeyStore implements KeyStore {
     await this.#opened.thread.probe(this.#opened.token)
   }
 
+  /** Its PIN is kept: it may be opened again. */
   async close(): Promise<void> {
-    this.lock()
     await this.#end()
   }
 
   #end(): Promise<void> {
+    this.#locked = true
     const { thread, token } = this.#opened
     this.#closing ??= thread
       .closeToken(token)

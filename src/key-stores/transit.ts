@@ -118,6 +118,7 @@ export class TransitKeyStore implements KeyStore {
       keySpecs: [SYMMETRIC],
       importsMaterial: false,
       rotates: createsKeys,
+      adoptsMaterial: true,
       wrappingSuite: WRAPPING_SUITES.transit,
       wrapsMax: RANDOM_IV_WRAPS_MAX,
     }

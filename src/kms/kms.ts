@@ -95,6 +95,7 @@ export class Kms {
   readonly rotations: Rotations
   readonly deletions: Deletions
   readonly imports: Imports
+  readonly destructions: Destructions
   /** What becomes due, by what it is called in the log. */
   readonly dueWorks: Readonly<Record<string, DueWork>>
   readonly grants: Grants
@@ -123,11 +124,12 @@ export class Kms {
     this.rotations = new Rotations(this.#parts)
     this.deletions = new Deletions(this.#parts)
     this.imports = new Imports(this.#parts, sealer)
+    this.destructions = new Destructions(this.#parts)
     // Deletions before rotations: nothing is rotated on its last day.
     this.dueWorks = {
       'expiry of imported key material': new Expiries(this.#parts),
       'deletion of a key': this.deletions,
-      'destruction of key material in its key store': new Destructions(this.#parts),
+      'destruction of key material in its key store': this.destructions,
       'rotation of a key': this.rotations,
       'rotation of a key by its wraps': new WrapRotations(this.#parts, this.rotations),
       ...(rotateAfterMessages === undefined

@@ -29,17 +29,20 @@ let gated: GatedStore
 let store: GuardedKeyStore
 let material: KeyMaterial
 let changes: string[]
+let orphans: KeyMaterial[]
 let slotsAtStart: number
 
 async function guard(settings: Partial<GuardedStoreSettings> = {}): Promise<void> {
   gated = new GatedStore(crypto)
   changes = []
+  orphans = []
   store = new GuardedKeyStore(gated, {
     crypto,
     settings: { ...SETTINGS, ...settings },
     nowMs: () => Date.parse('2026-03-01T12:00:00.000Z'),
     reserveWrap: () => undefined,
     onChange: (state) => void changes.push(state),
+    onOrphan: (orphan) => void orphans.push(orphan),
   })
   const kmsKeyId = randomBytes(16)
   const made = await gated.createKeyMaterial(kmsKeyId, 1, 'SYMMETRIC_DEFAULT')
@@ -205,6 +208,24 @@ describe('a store that hangs', () => {
     expect(made.ended).toBe('no')
     await vi.advanceTimersByTimeAsync(1)
     expect(made.ended).toBe('KEY_STORE_UNREACHABLE')
+    expect(orphans).toEqual([])
+    // Now it is there, and nothing refers to it.
+    await gated.release()
+    await settle()
+    expect(orphans).toHaveLength(1)
+    expect(orphans[0]).toMatchObject({ version: 1, keySpec: 'SYMMETRIC_DEFAULT' })
+    expect(orphans[0]?.stored).toBeInstanceOf(Uint8Array)
+  })
+
+  test('leaves a key alone that the other side had before', async () => {
+    gated.gate = 'held'
+    const making = store.createKeyMaterial(randomBytes(16), 1, 'SYMMETRIC_DEFAULT', 'theirs')
+    const made = watch('make', making)
+    await vi.advanceTimersByTimeAsync(60_000)
+    expect(made.ended).toBe('KEY_STORE_UNREACHABLE')
+    await gated.release()
+    await settle()
+    expect(orphans).toEqual([])
   })
 })
 
@@ -572,6 +593,7 @@ describe('wraps of which there are only so many', () => {
       settings: SETTINGS,
       reserveWrap,
       onChange: () => undefined,
+      onOrphan: () => undefined,
     })
     const made = await gated.createKeyMaterial(material.kmsKeyId, 1, 'SYMMETRIC_DEFAULT')
     material = { ...material, ...made }

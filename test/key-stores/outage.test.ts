@@ -4,7 +4,7 @@
  */
 import { rmSync } from 'node:fs'
 import { pack, unpack } from 'msgpackr'
-import { afterEach, describe, expect, test } from 'vitest'
+import { afterEach, describe, expect, test, vi } from 'vitest'
 
 import type { GuardedStoreSettings } from '../../dist/key-stores/guarded.js'
 import type { KeyStoreTraits } from '../../dist/key-stores/key-store.js'
@@ -400,3 +400,52 @@ function flipped(bytes: Uint8Array): Uint8Array {
   copy[copy.length - 1] = (copy.at(-1) as number) ^ 1
   return copy
 }
+
+describe('key material that is made after its deadline', () => {
+  /** From limits.ts. */
+  const MATERIAL_MS = 60_000
+  afterEach(() => void vi.useRealTimers())
+
+  /** What refuses to wait any longer; the store has made nothing yet. */
+  async function giveUp(make: () => Promise<unknown>): Promise<void> {
+    const before = gated.count('createKeyMaterial')
+    gated.gate = 'held'
+    vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout'] })
+    const made = expect(make()).rejects.toMatchObject({ code: 'KEY_STORE_UNREACHABLE' })
+    while (gated.count('createKeyMaterial') === before) await new Promise(setImmediate)
+    vi.advanceTimersByTime(MATERIAL_MS)
+    await made
+    vi.useRealTimers()
+    gated.gate = 'open'
+  }
+
+  test('is destroyed in its store, and what is in use is not', async () => {
+    await start()
+    const { kms, scheduler } = service.engine
+    await giveUp(() => kms.createKey({ keyStore }))
+    await scheduler.run()
+    expect(gated.count('destroyKeyMaterial')).toBe(0)
+    await gated.release()
+    await vi.waitFor(() => expect(gated.count('destroyKeyMaterial')).toBe(1))
+    await giveUp(() => kms.rotations.rotateOnDemand(key))
+    await gated.release()
+    await vi.waitFor(() => expect(gated.count('destroyKeyMaterial')).toBe(2))
+    await kms.rotations.rotateOnDemand(key)
+    await scheduler.run()
+    expect(gated.count('destroyKeyMaterial')).toBe(2)
+    const { ciphertexts } = await encrypt()
+    expect((await open(ciphertexts)).plaintexts).toEqual(plaintexts)
+  })
+
+  test('is left to the next rotation by a store that finds it again', async () => {
+    await start({ traits: { adoptsMaterial: true }, guard: { failuresMax: 5 } })
+    const { kms, scheduler } = service.engine
+    await giveUp(() => kms.rotations.rotateOnDemand(key))
+    await gated.release()
+    await giveUp(() => kms.createKey({ keyStore }))
+    await gated.release()
+    await vi.waitFor(() => expect(gated.count('destroyKeyMaterial')).toBe(1))
+    await scheduler.run()
+    expect(gated.count('destroyKeyMaterial')).toBe(1)
+  })
+})

@@ -3,7 +3,7 @@
  * tokens with the habits of other vendors.
  */
 import { randomBytes } from 'node:crypto'
-import { cpSync, mkdirSync, symlinkSync, writeFileSync } from 'node:fs'
+import { cpSync, mkdirSync, renameSync, symlinkSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { beforeEach, describe, expect, test } from 'vitest'
 
@@ -79,6 +79,30 @@ describeWithSoftHsm('opening a token', (create) => {
       strangerIn(token).library.C_Finalize()
       await expectServing(store)
       await store.close()
+    })
+
+    test('of the environment for as often as the token is pulled and opened again', async () => {
+      process.env['TOKEN_PIN_OF_TESTS'] = token.pin
+      const slots = crypto.keyTableUsage().slotsUsed
+      const pin = { source: 'environment', name: 'TOKEN_PIN_OF_TESTS' } as const
+      const first = await openStore({ pin })
+      await first.close()
+      renameSync(token.tokens, `${token.tokens}-away`)
+      for (let i = 0; i < 3; i++) {
+        await expect(openStore({ pin })).rejects.toMatchObject(unreachable)
+      }
+      renameSync(`${token.tokens}-away`, token.tokens)
+      const second = await openStore({ pin })
+      // As while settings are changed: the next is open before the last is closed.
+      const third = await openStore({ pin })
+      await second.close()
+      strangerIn(token).library.C_Finalize()
+      await expectServing(third)
+      expect(crypto.keyTableUsage().slotsUsed).toBe(slots + 1)
+      third.lock()
+      await third.close()
+      expect(crypto.keyTableUsage().slotsUsed).toBe(slots)
+      await expect(openStore({ pin })).rejects.toMatchObject(invalid)
     })
 
     test('that is not to be had is told apart from one that is wrong', async () => {

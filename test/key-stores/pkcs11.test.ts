@@ -374,7 +374,8 @@ describeWithSoftHsm('keys in SoftHSM2', (create) => {
       Worker.prototype.postMessage = post
       const regions: SharedArrayBuffer[] = []
       const walk = (value: unknown): void => {
-        if (value instanceof SharedArrayBuffer) regions.push(value)
+        // Beside the regions there are the words that say who has a call.
+        if (value instanceof SharedArrayBuffer) value.byteLength > 4 && regions.push(value)
         else if (value instanceof Uint8Array) expect(Buffer.from(value).includes(text)).toBe(false)
         else if (typeof value === 'object' && value !== null) Object.values(value).forEach(walk)
       }

@@ -65,6 +65,7 @@ export function withHabits(token: SoftToken, ...habits: readonly string[]): stri
   process.env['VENDOR_MODULE'] = token.module
   process.env['VENDOR_HABITS'] = habits.join(' ')
   process.env['VENDOR_LOGINS'] = join(token.directory, 'logins')
+  process.env['VENDOR_HANG'] = join(token.directory, 'hang')
   const file = join(token.directory, `vendor-token-${habits.join('-')}.so`)
   const includes = join(ROOT, 'node_modules/pkcs11js/includes')
   const source = join(import.meta.dirname, 'vendor-token.cc')
@@ -77,6 +78,22 @@ export function withHabits(token: SoftToken, ...habits: readonly string[]): stri
 export function loginsOf(token: SoftToken): number {
   const file = join(token.directory, 'logins')
   return existsSync(file) ? readFileSync(file).length : 0
+}
+
+/** What hangs in a module that withHabits made with `hangs`. */
+export function hangsOf(token: SoftToken): {
+  readonly begin: () => void
+  readonly end: () => void
+  /** How many calls have hung, those that returned meanwhile included. */
+  readonly count: () => number
+} {
+  const file = join(token.directory, 'hang')
+  const held = `${file}.held`
+  return {
+    begin: () => writeFileSync(file, ''),
+    end: () => rmSync(file, { force: true }),
+    count: () => (existsSync(held) ? readFileSync(held).length : 0),
+  }
 }
 
 interface Library extends Cryptoki {

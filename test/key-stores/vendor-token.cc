@@ -7,15 +7,19 @@
 //   final-try        one more wrong PIN would lock the token
 //   sessions-3       opens no more than three sessions, and does not say so
 //   clear-refusal    says ENCRYPTED_DATA_INVALID of a wrong tag, as SoftHSM 2.7 does
+//   hangs            does not return from C_Encrypt, nor from C_GenerateKey once the key is there, while VENDOR_HANG is
+//                    a file; grows VENDOR_HANG.held by a byte each time
 //   breaks           once, at the tenth decryption: GENERAL_ERROR, and a token that is ill until C_Finalize
 //
 // VENDOR_LOGINS names a file that grows by a byte with each C_Login.
 #include <dlfcn.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include <cstdio>
 #include <map>
+#include <string>
 
 #include <pkcs11/pkcs11.h>
 
@@ -35,6 +39,21 @@ bool is_ill = false;
 bool Has(const char* habit) {
   const char* habits = getenv("VENDOR_HABITS");
   return habits != nullptr && strstr(habits, habit) != nullptr;
+}
+
+void Append(const std::string& path) {
+  if (FILE* file = fopen(path.c_str(), "a")) {
+    fputc('.', file);
+    fclose(file);
+  }
+}
+
+void MayHang() {
+  const char* path = getenv("VENDOR_HANG");
+  if (!Has("hangs") || path == nullptr || access(path, F_OK) != 0) return;
+  Append(std::string(path) + ".held");
+  // The variable may name another file by now.
+  for (std::string held = path; access(held.c_str(), F_OK) == 0;) usleep(1000);
 }
 
 CK_RV Finalize(CK_VOID_PTR reserved) {
@@ -75,12 +94,7 @@ CK_RV CloseSession(CK_SESSION_HANDLE session) {
 }
 
 CK_RV Login(CK_SESSION_HANDLE session, CK_USER_TYPE user, CK_UTF8CHAR_PTR pin, CK_ULONG length) {
-  if (const char* path = getenv("VENDOR_LOGINS")) {
-    if (FILE* file = fopen(path, "a")) {
-      fputc('.', file);
-      fclose(file);
-    }
-  }
+  if (const char* path = getenv("VENDOR_LOGINS")) Append(path);
   return real->C_Login(session, user, pin, length);
 }
 
@@ -121,6 +135,7 @@ CK_RV EncryptInit(CK_SESSION_HANDLE session, CK_MECHANISM_PTR given, CK_OBJECT_H
 
 CK_RV Encrypt(CK_SESSION_HANDLE session, CK_BYTE_PTR input, CK_ULONG input_length,
               CK_BYTE_PTR output, CK_ULONG_PTR output_length) {
+  MayHang();
   CK_ULONG room = *output_length;
   CK_RV rv = real->C_Encrypt(session, input, input_length, output, output_length);
   if (rv != CKR_OK || !appends[session]) return rv;
@@ -128,6 +143,13 @@ CK_RV Encrypt(CK_SESSION_HANDLE session, CK_BYTE_PTR input, CK_ULONG input_lengt
   if (room < *output_length + kIvBytes) return CKR_BUFFER_TOO_SMALL;
   memcpy(output + *output_length, next_iv, kIvBytes);
   *output_length += kIvBytes;
+  return rv;
+}
+
+CK_RV GenerateKey(CK_SESSION_HANDLE session, CK_MECHANISM_PTR mechanism, CK_ATTRIBUTE_PTR wanted,
+                  CK_ULONG count, CK_OBJECT_HANDLE_PTR key) {
+  CK_RV rv = real->C_GenerateKey(session, mechanism, wanted, count, key);
+  MayHang();
   return rv;
 }
 
@@ -161,6 +183,7 @@ extern "C" CK_RV C_GetFunctionList(CK_FUNCTION_LIST_PTR_PTR functions) {
   list.C_Login = Login;
   list.C_EncryptInit = EncryptInit;
   list.C_Encrypt = Encrypt;
+  list.C_GenerateKey = GenerateKey;
   list.C_DecryptInit = DecryptInit;
   list.C_Decrypt = Decrypt;
   *functions = &list;

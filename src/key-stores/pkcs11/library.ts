@@ -6,14 +6,17 @@ import { CKF, CKR, returnValueOf, type Cryptoki } from './cryptoki.ts'
 
 export class Library {
   readonly cryptoki: Cryptoki
+  readonly #hanging: Int32Array
   /** How often it was initialised. Handles of another epoch mean nothing, or another thing. */
   #epoch = 0
   #running = 0
   #exclusive: Promise<void> | undefined
   #drained: (() => void) | undefined
 
-  constructor(cryptoki: Cryptoki) {
+  /** `hanging`: how many threads hang in the module, ours included. */
+  constructor(cryptoki: Cryptoki, hanging: SharedArrayBuffer) {
     this.cryptoki = cryptoki
+    this.#hanging = new Int32Array(hanging)
   }
 
   get epoch(): number {
@@ -51,6 +54,11 @@ export class Library {
     }
   }
 
+  /** As initialize, once. */
+  ensureInitialized(): void {
+    if (this.#epoch === 0) this.initialize()
+  }
+
   /** Somebody else in the process may have done it already, which is as good. */
   initialize(): void {
     try {
@@ -62,17 +70,27 @@ export class Library {
     this.#epoch++
   }
 
-  /** The only cure for some ailments: a token that went away and came back is not seen again otherwise. */
+  /**
+   * The only cure for some ailments: a token that went away and came back is not seen again otherwise. Not done while a
+   * thread hangs in the library; then what can be mended without it is.
+   */
   reinitialize(): void {
+    if (this.#isHungIn()) return
     this.finalize()
     this.initialize()
   }
 
   finalize(): void {
+    if (this.#isHungIn()) return
     try {
       this.cryptoki.C_Finalize()
     } catch {
       // It is finalised already, or so broken that only C_Initialize can tell.
     }
+  }
+
+  /** PKCS#11 leaves open what C_Finalize does to a call that is under way; in practice it takes the process with it. */
+  #isHungIn(): boolean {
+    return Atomics.load(this.#hanging, 0) > 0
   }
 }

@@ -8,6 +8,17 @@ import type { Hash } from '../../crypto/signature.ts'
 import type { KeySpec, MacAlgorithm } from '../../crypto/key-spec.ts'
 import type { ErrorCode } from '../../errors.ts'
 import type { IvMode } from '../../format/token-reference.ts'
+import type { CallState } from './call-state.ts'
+
+/** What a thread is started with. */
+export interface ModuleStart {
+  /** Of the shared library. */
+  readonly path: string
+  /** How many threads hang in the module: one word that all of them see. */
+  readonly hanging: SharedArrayBuffer
+  /** A thread before this one ended without C_Finalize: its sessions are left, and maybe a token that is gone. */
+  readonly isStale: boolean
+}
 
 export type TokenName =
   { readonly label: string } | { readonly serial: string } | { readonly slot: number }
@@ -58,18 +69,34 @@ export interface KeyCall {
   readonly inputBytes: number
 }
 
+interface TokenCall<Kind> {
+  readonly kind: Kind
+  readonly call: number
+  readonly state: CallState
+  readonly token: number
+}
+
 /** `token` numbers the opened tokens of a module, `call` the calls that await an answer. */
 export type ToWorker =
   | {
       readonly kind: 'open'
       readonly call: number
+      readonly state: CallState
       readonly token: number
       readonly start: TokenStart
     }
-  | { readonly kind: 'use'; readonly call: number; readonly token: number; readonly use: KeyCall }
-  | { readonly kind: 'probe'; readonly call: number; readonly token: number }
+  /** It was open in a thread before this one. */
+  | { readonly kind: 'reopen'; readonly token: number; readonly start: TokenStart }
+  | {
+      readonly kind: 'use'
+      readonly call: number
+      readonly state: CallState
+      readonly token: number
+      readonly use: KeyCall
+    }
+  | TokenCall<'probe'>
   | { readonly kind: 'forget'; readonly token: number; readonly kmsKeyId: Uint8Array }
-  | { readonly kind: 'close'; readonly call: number; readonly token: number }
+  | TokenCall<'close'>
   /** No token is open any more. */
   | { readonly kind: 'end' }
   /** UTF-8; the worker fills it with zeros. undefined: it could not be read. */

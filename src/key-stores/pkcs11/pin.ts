@@ -1,6 +1,7 @@
 /**
  * Where the PIN of a token comes from. It is read anew for each login; only one from the environment is kept, sealed
- * under a key of the key table: it is forgotten in the environment when it is read.
+ * under a key of the key table: it is forgotten in the environment when it is read, and a token may be closed and opened
+ * again as often as it likes until the server is locked.
  */
 import { execFile } from 'node:child_process'
 import { readFile } from 'node:fs/promises'
@@ -42,19 +43,36 @@ export function pinOf(crypto: Crypto, source: PinSource): Pin {
   }
 }
 
+/** By the names of their variables; each is sealed in the key table of its Crypto. */
+const keptPins = new WeakMap<Crypto, Map<string, Pin>>()
+
 function keptPin(crypto: Crypto, name: string): Pin {
+  const pins = keptPins.get(crypto) ?? new Map<string, Pin>()
+  keptPins.set(crypto, pins)
   const secret = takeSecret(name)
+  // A variable that was set since is a newer one.
+  const kept = secret === undefined ? pins.get(name) : undefined
+  if (kept !== undefined) return kept
   if (secret === undefined) throw invalid(`the environment variable ${name} is not set`)
-  const bytes = Buffer.from(secret)
+  const pin = sealedPin(crypto, checked(Buffer.from(secret), `the variable ${name}`), () => {
+    if (pins.get(name) === pin) pins.delete(name)
+  })
+  pins.set(name, pin)
+  return pin
+}
+
+/** `bytes` are zeros on return. */
+function sealedPin(crypto: Crypto, bytes: Uint8Array, onForget: () => void): Pin {
   const key = crypto.generateKey()
   try {
-    const sealed = crypto.wrapBytes(key, NO_AAD, checked(bytes, `the variable ${name}`))
+    const sealed = crypto.wrapBytes(key, NO_AAD, bytes)
     let isKept = true
     return {
       read: async () => crypto.unwrapBytes(key, NO_AAD, sealed),
       forget: () => {
         if (!isKept) return
         isKept = false
+        onForget()
         release(crypto, key)
       },
     }

@@ -76,16 +76,16 @@ export async function createKey(
   try {
     // An attempt that failed half-way may have left one. The random part of the id makes it ours alone.
     destroyKey(cryptoki, session, key)
-    const publicKey = isAsymmetric(key.keySpec)
-      ? await createPair(cryptoki, session, key, key.keySpec, calls)
-      : await createSecret(cryptoki, session, key, calls)
     try {
+      const publicKey = isAsymmetric(key.keySpec)
+        ? await createPair(cryptoki, session, key, key.keySpec, calls)
+        : await createSecret(cryptoki, session, key, calls)
       await attempt(session, findKey(cryptoki, session, key))
+      return publicKey
     } catch (error) {
       destroyKey(cryptoki, session, key)
       throw error
     }
-    return publicKey
   } finally {
     cryptoki.C_CloseSession(session)
   }

@@ -64,7 +64,8 @@ export class Token {
   /** A region with the PIN in UTF-8, which is filled with zeros here. */
   readonly #askPin: () => Promise<SharedArrayBuffer | undefined>
   #open: OpenToken | undefined
-  #everOpened = false
+  /** In this thread, or in one before it. */
+  #everOpened: boolean
   #closed = false
   /** Why no login is tried any more: a wrong PIN costs one of the few attempts that the token grants. */
   #refused: KeyfoldError | undefined
@@ -76,7 +77,9 @@ export class Token {
     library: Library,
     start: TokenStart,
     askPin: () => Promise<SharedArrayBuffer | undefined>,
+    everOpened: boolean,
   ) {
+    this.#everOpened = everOpened
     this.#library = library
     this.#start = start
     this.#askPin = askPin
@@ -95,10 +98,11 @@ export class Token {
     return this.#start.random
   }
 
-  /** Throws what the caller is told. */
-  async perform<T>(work: Work<T>): Promise<T> {
+  /** Throws what the caller is told. `isWanted`: whether there still is one, who may have waited for long. */
+  async perform<T>(work: Work<T>, isWanted: () => boolean = () => true): Promise<T> {
     let last: unknown
     for (let attempt = 0; attempt < PKCS11_ATTEMPTS_MAX; attempt++) {
+      if (!isWanted()) throw unreachable('nobody waits for it any more')
       const open = this.#open ?? (await this.#mend(undefined))
       try {
         return await this.#attempt(open, work)

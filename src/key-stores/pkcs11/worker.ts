@@ -5,12 +5,13 @@
 import { parentPort, workerData, type MessagePort } from 'node:worker_threads'
 
 import { KeyfoldError } from '../../errors.ts'
-import { loadCryptoki, type Handle } from './cryptoki.ts'
-import { DecryptRefused, HandleMoved } from './failures.ts'
+import { begin, finish, isWanted, type CallState } from './call-state.ts'
+import { loadCryptoki, returnValueOf, type Handle } from './cryptoki.ts'
+import { DecryptRefused, HandleMoved, nameOf, unreachable } from './failures.ts'
 import { decryptGcm, encryptGcm, tryGcm } from './gcm.ts'
 import { Library } from './library.ts'
 import { keySpecsOf } from './mechanisms.ts'
-import type { FromWorker, KeyCall, KeyOperation, ToWorker } from './messages.ts'
+import type { FromWorker, KeyCall, KeyOperation, ModuleStart, ToWorker } from './messages.ts'
 import {
   decryptOaep,
   deriveSecret,
@@ -19,12 +20,12 @@ import {
   signWith,
 } from './private-keys.ts'
 import { createKey, destroyKeyOf, findKey, isKey } from './token-keys.ts'
-import { Token, type OpenToken } from './token.ts'
+import { Token, type OpenToken, type Work } from './token.ts'
 
 const port = parentPort as MessagePort
 const tell = (message: FromWorker): void => port.postMessage(message)
 
-const { path } = workerData as { readonly path: string }
+const { path, hanging, isStale } = workerData as ModuleStart
 let library: Library | undefined
 const tokens = new Map<number, Token>()
 const pins = new Map<number, (region: SharedArrayBuffer | undefined) => void>()
@@ -32,13 +33,16 @@ const pins = new Map<number, (region: SharedArrayBuffer | undefined) => void>()
 port.on('message', (message: ToWorker) => {
   switch (message.kind) {
     case 'open':
-      void answer(message.call, () => openToken(message))
+      void answer(message, () => openToken(message))
+      break
+    case 'reopen':
+      reopenToken(message)
       break
     case 'use':
-      void answer(message.call, () => use(tokenOf(message.token), message.use, message.call))
+      void answer(message, () => use(tokenOf(message.token), message))
       break
     case 'probe':
-      void answer(message.call, async () => {
+      void answer(message, async () => {
         await tokenOf(message.token).probe()
         return { kind: 'done', call: message.call, outputBytes: 0 }
       })
@@ -51,20 +55,27 @@ port.on('message', (message: ToWorker) => {
       pins.delete(message.token)
       break
     case 'end':
-      library?.finalize()
-      port.close()
+      void end()
       break
     case 'close':
-      void answer(message.call, () => closeToken(message))
+      void answer(message, () => closeToken(message))
       break
   }
 })
 
 /** Whatever happens is an answer: nobody waits for ever, and the thread lives on. */
-async function answer(call: number, work: () => Promise<FromWorker>): Promise<void> {
+async function answer(
+  { call, state }: { readonly call: number; readonly state: CallState },
+  work: () => Promise<FromWorker>,
+): Promise<void> {
+  // Nobody waits for it, nor for an answer.
+  if (!begin(state)) return
   try {
-    tell(await work())
+    const done = await work()
+    finish(state)
+    tell(done)
   } catch (error) {
+    finish(state)
     if (error instanceof KeyfoldError) {
       tell({ kind: 'failed', call, code: error.code, detail: error.detail, cause: undefined })
     } else {
@@ -79,12 +90,15 @@ async function openToken({
   token: number,
   start,
 }: Extract<ToWorker, { kind: 'open' }>): Promise<FromWorker> {
-  if (library === undefined) {
-    library = new Library(loadCryptoki(path))
-    library.initialize()
+  const opened = openLibrary()
+  try {
+    opened.ensureInitialized()
+  } catch (error) {
+    const returnValue = returnValueOf(error)
+    if (returnValue === undefined) throw error
+    throw unreachable(`it answers ${nameOf(returnValue)}`)
   }
-  const opened = library
-  const token = new Token(opened, start, () => askPin(number))
+  const token = new Token(opened, start, () => askPin(number), false)
   try {
     const keySpecs = await token.perform(async ({ slot }) =>
       keySpecsOf(opened.cryptoki, slot, start.mechanism),
@@ -97,6 +111,27 @@ async function openToken({
     if (refusal === undefined) throw error
     throw new KeyfoldError('KEY_STORE_CREDENTIAL_INCORRECT', refusal.detail)
   }
+}
+
+/** Its first call opens it, and is told what is wrong. */
+function reopenToken({ token, start }: Extract<ToWorker, { kind: 'reopen' }>): void {
+  tokens.set(token, new Token(openLibrary(), start, () => askPin(token), true))
+}
+
+/** It is initialised by whoever needs it first. */
+function openLibrary(): Library {
+  if (library === undefined) {
+    library = new Library(loadCryptoki(path), hanging)
+    if (isStale) library.finalize()
+  }
+  return library
+}
+
+/** Also of a thread that was abandoned: others go on in the library, and its sessions are theirs to use. */
+async function end(): Promise<void> {
+  for (const token of tokens.values()) await token.close()
+  library?.finalize()
+  port.close()
 }
 
 async function closeToken({
@@ -118,23 +153,28 @@ function askPin(token: number): Promise<SharedArrayBuffer | undefined> {
 
 function tokenOf(number: number): Token {
   const token = tokens.get(number)
-  if (token === undefined) throw new KeyfoldError('KEY_STORE_UNREACHABLE', 'it is closed')
+  if (token === undefined) throw unreachable('it is closed')
   return token
 }
 
-async function use(token: Token, call: KeyCall, number: number): Promise<FromWorker> {
-  const outputBytes = await token.perform(async (open, session) => {
-    switch (call.operation.kind) {
+async function use(
+  token: Token,
+  { call, state, use: keyCall }: Extract<ToWorker, { kind: 'use' }>,
+): Promise<FromWorker> {
+  const { operation } = keyCall
+  const work: Work<number> = async (open, session) => {
+    switch (operation.kind) {
       case 'create':
-        return create(token, open, call, call.operation.wrapping)
+        return create(token, open, keyCall, operation.wrapping, state)
       case 'destroy':
-        destroyKeyOf((library as Library).cryptoki, open.slot, call.key)
+        destroyKeyOf((library as Library).cryptoki, open.slot, keyCall.key)
         return 0
       default:
-        return useKey(token, open, session, call)
+        return useKey(token, open, session, keyCall)
     }
-  })
-  return { kind: 'done', call: number, outputBytes }
+  }
+  const outputBytes = await token.perform(work, () => isWanted(state))
+  return { kind: 'done', call, outputBytes }
 }
 
 async function create(
@@ -142,12 +182,16 @@ async function create(
   { slot }: OpenToken,
   { key, region }: KeyCall,
   wrapping: Extract<KeyOperation, { kind: 'create' }>['wrapping'],
+  state: CallState,
 ): Promise<number> {
   const { cryptoki } = library as Library
   const publicKey = await createKey(cryptoki, slot, key, calls, async (session, handle) => {
-    if (wrapping === undefined) return
-    const { mechanism, ivMode } = wrapping
-    await tryGcm({ cryptoki, calls, session, key: handle, mechanism }, ivMode, random)
+    if (wrapping !== undefined) {
+      const { mechanism, ivMode } = wrapping
+      await tryGcm({ cryptoki, calls, session, key: handle, mechanism }, ivMode, random)
+    }
+    // From here on somebody hears of it. Where nobody does any more it is destroyed again.
+    if (!finish(state)) throw unreachable('nobody waits for it any more')
   })
   Buffer.from(region).set(publicKey)
   return publicKey.length
