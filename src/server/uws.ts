@@ -2,7 +2,9 @@
  * The one file that knows uWebSockets.js: loading the binary that fits this Node, the types that the rest of the
  * server uses, and the options whose defaults would surprise.
  */
+import { once } from 'node:events'
 import { createRequire } from 'node:module'
+import { createServer, type AddressInfo } from 'node:net'
 
 import type {
   AppOptions,
@@ -73,22 +75,61 @@ export function createApp(tls: AppOptions | undefined): TemplatedApp {
 }
 
 /** The published types leave out the form with a host and options. */
-type ListenAlone = (
+type ListenWithOptions = (
   host: string,
   port: number,
   options: number,
   listening: (socket: us_listen_socket | false) => void,
 ) => void
 
-/** Listens on this port alone: by default two servers share one silently. Throws CONFIG_INVALID where it is taken. */
-export function listen(app: TemplatedApp, host: string, port: number): Promise<us_listen_socket> {
-  return new Promise((resolve, reject) => {
-    const listenAlone = app.listen.bind(app) as unknown as ListenAlone
-    listenAlone(host, port, frontEnd.LIBUS_LISTEN_EXCLUSIVE_PORT, (socket) => {
-      if (socket) resolve(socket)
-      else reject(new KeyfoldError('CONFIG_INVALID', `${host}:${port} is not free`))
-    })
+/** A port that was free a moment ago may be somebody's now. */
+const FREE_PORT_ATTEMPTS_MAX = 8
+
+/**
+ * Listens on this port alone: by default two servers share one silently. 0: on one that is free. Throws CONFIG_INVALID
+ * where it is taken.
+ *
+ * SO_REUSEADDR, which lets a port be taken while connections of a server that was killed are still about, the front end
+ * sets for a port that it is told, not for one that the kernel chooses. So it is always told one.
+ */
+export async function listen(
+  app: TemplatedApp,
+  host: string,
+  port: number,
+): Promise<us_listen_socket> {
+  for (let attempt = 1; port === 0 && attempt <= FREE_PORT_ATTEMPTS_MAX; attempt++) {
+    const free = await freePort(host)
+    if (free === undefined) break
+    const socket = await listenAlone(app, host, free)
+    if (socket) return socket
+  }
+  const socket = await listenAlone(app, host, port)
+  if (socket) return socket
+  throw new KeyfoldError('CONFIG_INVALID', `${host}:${port} is not free`)
+}
+
+function listenAlone(
+  app: TemplatedApp,
+  host: string,
+  port: number,
+): Promise<us_listen_socket | false> {
+  const listenWith = app.listen.bind(app) as unknown as ListenWithOptions
+  return new Promise((resolve) => {
+    listenWith(host, port, frontEnd.LIBUS_LISTEN_EXCLUSIVE_PORT, resolve)
   })
+}
+
+/** undefined: Node cannot listen there, and the front end will say so. */
+async function freePort(host: string): Promise<number | undefined> {
+  const server = createServer()
+  try {
+    await once(server.listen({ host, port: 0, exclusive: true }), 'listening')
+  } catch {
+    return undefined
+  }
+  const { port } = server.address() as AddressInfo
+  await once(server.close(), 'close')
+  return port
 }
 
 export function portOf(socket: us_listen_socket): number {
