@@ -205,6 +205,13 @@ export class GuardedKeyStore implements KeyStore {
     return this.#bytes(turn, () => this.#store.generateMac(material, algorithm, message))
   }
 
+  /** Throws OPERATION_UNSUPPORTED where the store has no random source of its own. */
+  async generateRandom(bytes: number, turn?: StoreTurn): Promise<Uint8Array> {
+    const generate = this.#store.generateRandom?.bind(this.#store, bytes)
+    if (generate !== undefined) return this.#bytes(turn, generate)
+    throw new KeyfoldError('OPERATION_UNSUPPORTED', `${this.name} gives no random bytes`)
+  }
+
   destroyKeyMaterial(material: KeyMaterial): Promise<void> {
     return this.guard.call(MAKING, () => this.#store.destroyKeyMaterial(material))
   }

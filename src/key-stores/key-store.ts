@@ -169,6 +169,9 @@ export interface KeyStore {
     turn?: StoreTurn,
   ): Promise<Uint8Array>
 
+  /** As many bytes of the store's own random source; absent where a store has none of its own. */
+  generateRandom?(bytes: number, turn?: StoreTurn): Promise<Uint8Array>
+
   /**
    * Throws ROOT_KEY_INVALID where the public key is not the one of the private key: the catalog keeps it unsealed, and
    * what is done with it alone asks first. Absent where the private key is elsewhere.

@@ -312,6 +312,11 @@ class Pkcs11KeyStore implements KeyStore {
     return this.#usePrivate(material, { kind: 'mac', algorithm }, message)
   }
 
+  async generateRandom(bytes: number): Promise<Uint8Array> {
+    this.#assertUnlocked()
+    return this.#opened.thread.random(this.#opened.token, bytes)
+  }
+
   async destroyKeyMaterial(material: KeyMaterial): Promise<void> {
     await this.#usePrivate(material, { kind: 'destroy' }, NOTHING)
   }

@@ -9,6 +9,7 @@
 //   clear-refusal    says ENCRYPTED_DATA_INVALID of a wrong tag, as SoftHSM 2.7 does
 //   hangs            does not return from C_Encrypt, nor from C_GenerateKey once the key is there, while VENDOR_HANG is
 //                    a file; grows VENDOR_HANG.held by a byte each time
+//   counts           C_GenerateRandom gives 1, 2, 3 and so on
 //   breaks           once, at the tenth decryption: GENERAL_ERROR, and a token that is ill until C_Finalize
 //
 // VENDOR_LOGINS names a file that grows by a byte with each C_Login.
@@ -167,6 +168,12 @@ CK_RV Decrypt(CK_SESSION_HANDLE session, CK_BYTE_PTR input, CK_ULONG input_lengt
   return rv == CKR_GENERAL_ERROR && Has("clear-refusal") ? CKR_ENCRYPTED_DATA_INVALID : rv;
 }
 
+CK_RV GenerateRandom(CK_SESSION_HANDLE session, CK_BYTE_PTR output, CK_ULONG length) {
+  CK_RV rv = real->C_GenerateRandom(session, output, length);
+  for (CK_ULONG i = 0; Has("counts") && i < length; i++) output[i] = i + 1;
+  return rv;
+}
+
 }  // namespace
 
 extern "C" CK_RV C_GetFunctionList(CK_FUNCTION_LIST_PTR_PTR functions) {
@@ -181,6 +188,7 @@ extern "C" CK_RV C_GetFunctionList(CK_FUNCTION_LIST_PTR_PTR functions) {
   list.C_OpenSession = OpenSession;
   list.C_CloseSession = CloseSession;
   list.C_Login = Login;
+  list.C_GenerateRandom = GenerateRandom;
   list.C_EncryptInit = EncryptInit;
   list.C_Encrypt = Encrypt;
   list.C_GenerateKey = GenerateKey;

@@ -95,6 +95,8 @@ export type ToWorker =
       readonly use: KeyCall
     }
   | TokenCall<'probe'>
+  /** Fills the region. */
+  | (TokenCall<'random'> & { readonly region: SharedArrayBuffer })
   | { readonly kind: 'forget'; readonly token: number; readonly kmsKeyId: Uint8Array }
   | TokenCall<'close'>
   /** No token is open any more. */

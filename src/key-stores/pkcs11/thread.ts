@@ -107,6 +107,19 @@ export class ModuleThread {
     await this.#ask(this.#lifeOf(token), { kind: 'probe', token })
   }
 
+  async random(token: number, bytes: number): Promise<Uint8Array> {
+    const region = new SharedArrayBuffer(bytes)
+    const output = new Uint8Array(region)
+    return this.#lifeOf(token).ask(
+      { kind: 'random', token, region },
+      {
+        msMax: PKCS11_CALL_MS_MAX,
+        taken: () => Uint8Array.from(output),
+        wipe: () => output.fill(0),
+      },
+    )
+  }
+
   forget(token: number, kmsKeyId: Uint8Array): void {
     this.#tokens.get(token)?.life.post({ kind: 'forget', token, kmsKeyId })
   }

@@ -47,6 +47,9 @@ port.on('message', (message: ToWorker) => {
         return { kind: 'done', call: message.call, outputBytes: 0 }
       })
       break
+    case 'random':
+      void answer(message, () => drawRandom(message))
+      break
     case 'forget':
       tokens.get(message.token)?.forget(Buffer.from(message.kmsKeyId).toString('hex'))
       break
@@ -175,6 +178,18 @@ async function use(
   }
   const outputBytes = await token.perform(work, () => isWanted(state))
   return { kind: 'done', call, outputBytes }
+}
+
+async function drawRandom({
+  call,
+  token,
+  region,
+}: Extract<ToWorker, { kind: 'random' }>): Promise<FromWorker> {
+  const { cryptoki } = library as Library
+  await tokenOf(token).perform(async (_open, session) => {
+    cryptoki.C_GenerateRandom(session, Buffer.from(region))
+  })
+  return { kind: 'done', call, outputBytes: region.byteLength }
 }
 
 async function create(

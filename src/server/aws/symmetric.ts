@@ -13,6 +13,7 @@ import type { Call } from './call.ts'
 import {
   ciphertext,
   CONTEXT,
+  customKeyStoreId,
   dataKeySize,
   DRY_RUN,
   encryptionAlgorithm,
@@ -22,8 +23,9 @@ import {
   OPTIONAL_KEY_ID,
   plaintext,
 } from './members.ts'
+import { keyStoreById } from './key-stores.ts'
 import { free, keyed, type Operation } from './operation.ts'
-import { list, oneOf, optional, required, text, whole } from './shapes.ts'
+import { list, oneOf, optional, required, whole } from './shapes.ts'
 
 type Context = ReadonlyMap<string, string> | undefined
 type EncryptionAlgorithm = ReturnType<typeof encryptionAlgorithm>
@@ -165,21 +167,34 @@ export const SYMMETRIC_OPERATIONS: readonly Operation[] = [
     {
       ...NO_RECIPIENT,
       NumberOfBytes: optional(whole(1, 1_024)),
-      CustomKeyStoreId: optional(text({ max: 64 })),
+      CustomKeyStoreId: optional(customKeyStoreId),
     },
     async (call, input) => {
       call.authorizeService('kms:GenerateRandom')
-      if (input.CustomKeyStoreId !== undefined) {
-        throw new KeyfoldError('OPERATION_UNSUPPORTED', 'key stores are not asked for random bytes')
-      }
-      const { NumberOfBytes: bytes } = input
+      const { NumberOfBytes: bytes, CustomKeyStoreId: keyStore } = input
       if (bytes === undefined) {
         throw new KeyfoldError('REQUEST_MALFORMED', 'NumberOfBytes is required')
       }
-      return { Plaintext: randomBytes(bytes) }
+      const Plaintext =
+        keyStore === undefined ? randomBytes(bytes) : await randomOfKeyStore(call, keyStore, bytes)
+      return { Plaintext }
     },
   ),
 ]
+
+/** Of an HSM. AWS KMS asks no external key store for it. */
+async function randomOfKeyStore(call: Call, id: string, bytes: number): Promise<Uint8Array> {
+  const { keyStores } = call.engine.kms
+  const { id: found } = keyStoreById(call, id)
+  if (keyStores.originOf(found) !== 'AWS_CLOUDHSM') {
+    throw new KeyfoldError('OPERATION_UNSUPPORTED', 'an external key store gives no random bytes')
+  }
+  const { store } = keyStores.connectedStore(found)
+  const turn = { principalArn: call.principal.arn, urgency: 'other' } as const
+  const random = await store.generateRandom?.(bytes, turn)
+  if (random === undefined) throw new KeyfoldError('OPERATION_UNSUPPORTED')
+  return random
+}
 
 function dataKey(
   name: 'GenerateDataKey' | 'GenerateDataKeyWithoutPlaintext',
