@@ -3,6 +3,11 @@ import { readFileSync } from 'node:fs'
 import { InvalidArgumentError, Option, type Command } from 'commander'
 
 import type { Keyfold } from '../client/keyfold.ts'
+import {
+  COMMON_SETTINGS,
+  KEY_STORE_SETTINGS,
+  type KeyStoreKind,
+} from '../format/key-store-settings.ts'
 import type { PlainValue } from '../format/msgpack.ts'
 import { addConnectFlags, withServer, type ConnectFlags } from './connect.ts'
 import { addPair, type Pairs } from './flags.ts'
@@ -37,20 +42,22 @@ export function addKeyStores(program: Command): void {
   addChangeFlags(add('create <name>', 'create a key store; it is not connected yet'))
     .addOption(
       new Option('--kind <kind>', 'what it is')
-        .choices(['pkcs11', 'xks', 'aws-kms', 'transit'])
+        .choices(Object.keys(KEY_STORE_SETTINGS))
         .makeOptionMandatory(),
     )
     .addHelpText(
       'after',
       `
-Settings and secret of each kind:
-  pkcs11    module: a name in the server's --pkcs11-modules     the PIN of its user
-  xks       uriEndpoint, uriPath, accessKeyId                   the secret access key
-  aws-kms   region, accessKeyId; endpoint                       the secret access key
-  transit   url; mount, namespace                               a token
+Settings of each kind (* is needed):
+${Object.keys(KEY_STORE_SETTINGS).map(explainKind).join('\n')}
+
+Settings of every kind:
+${Object.entries(COMMON_SETTINGS).map(explain).join('\n')}
 
 Example:
   keyfold key-stores create hsm --kind pkcs11 --set module=luna --secret-file /run/secrets/pin
+  keyfold key-stores create bao --kind transit --set url=https://bao.example:8200 --secret-file token \\
+    --set certificateAuthority="$(cat ca.pem)"
   keyfold key-stores connect hsm
   keyfold keys create --key-store hsm --alias alias/orders`,
     )
@@ -99,6 +106,21 @@ Example:
       }),
   )
 }
+
+type Explained = (typeof COMMON_SETTINGS)[string]
+
+function explainKind(kind: string): string {
+  const { settings, secret } = KEY_STORE_SETTINGS[kind as KeyStoreKind]
+  const own = Object.entries(settings).filter(([name]) => !Object.hasOwn(COMMON_SETTINGS, name))
+  return [`  ${kind}`, ...own.map(explain), explain(['--secret-file', secret])].join('\n')
+}
+
+function explain([name, { needed, required }]: readonly [string, Explained]): string {
+  return `    ${required ? '*' : ' '} ${name.padEnd(NAME_WIDTH)}${needed}`
+}
+
+/** The longest is trustAnchorCertificate. */
+const NAME_WIDTH = 24
 
 function addChangeFlags(command: Command): Command {
   return command

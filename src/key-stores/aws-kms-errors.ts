@@ -21,6 +21,15 @@ const PASSING: ReadonlySet<string> = new Set([
   'KeyUnavailableException',
   'KMSInternalException',
 ])
+/** It does not know us, or does not believe it. */
+const CREDENTIALS: ReadonlySet<string> = new Set([
+  'CredentialsProviderError',
+  'UnrecognizedClientException',
+  'InvalidClientTokenId',
+  'InvalidSignatureException',
+  'SignatureDoesNotMatch',
+  'ExpiredTokenException',
+])
 const NAME_PATTERN = /^[A-Za-z]{1,64}$/
 
 export function awsKmsError(cause: unknown): KeyfoldError {
@@ -36,4 +45,8 @@ export function awsKmsError(cause: unknown): KeyfoldError {
   }
   // Disabled, deleted, forbidden, made for something else; or our credentials are wrong.
   return new KeyfoldError('KEY_STORE_REFUSED', detail, cause)
+}
+
+export function isCredentialRefusal({ detail = '' }: KeyfoldError): boolean {
+  return CREDENTIALS.has(detail)
 }

@@ -37,7 +37,7 @@ import {
   KEY_STORE_CONNECTIONS_MAX,
   KEY_STORE_CREATE_MS,
 } from '../limits.ts'
-import { awsKmsError } from './aws-kms-errors.ts'
+import { awsKmsError, isCredentialRefusal } from './aws-kms-errors.ts'
 import { withKeyBytes } from './exposed-key.ts'
 import type {
   ImportedKeyMaterial,
@@ -46,14 +46,17 @@ import type {
   KeyStoreTraits,
   NewKeyMaterial,
 } from './key-store.ts'
-import { checkEndpoint, checkStorePart, isStorePart, PROBE } from './remote.ts'
+import { checkEndpoint, checkStorePart, isStorePart, PROBE, readAuthorities } from './remote.ts'
 import { readSecretLine } from './secret-files.ts'
+import { StoreFault } from './store-fault.ts'
 import type { StoreSettings } from './store-settings.ts'
 
 export interface AwsKmsSettings {
   readonly region: string
   /** Where it is not AWS's own. */
   readonly endpoint?: string | undefined
+  /** Certificates in PEM of those who may have signed the endpoint's; the public ones where absent. */
+  readonly ca?: string | undefined
   /** Where absent, the SDK looks for them: environment, files, the machine's role. */
   readonly credentials?: AwsCredentials | undefined
   /** Of each call, with what is tried again; making keys has its own time. */
@@ -68,7 +71,7 @@ export interface AwsCredentials {
   readonly openSecret: () => Uint8Array
 }
 
-/** From JSON: region, endpoint, accessKeyId with secretAccessKeyFile, timeoutMs; keyId where keys are not made. */
+/** From JSON: region, endpoint, caFile, accessKeyId with secretAccessKeyFile, timeoutMs; keyId where keys are not made. */
 export function awsKmsSettings(members: StoreSettings): AwsKmsSettings {
   const accessKeyId = members.optionalText('accessKeyId')
   const secretFile = members.optionalText('secretAccessKeyFile')
@@ -78,6 +81,7 @@ export function awsKmsSettings(members: StoreSettings): AwsKmsSettings {
   return {
     region: members.text('region'),
     endpoint: members.optionalText('endpoint'),
+    ca: readAuthorities(members.optionalText('caFile')),
     credentials:
       accessKeyId === undefined || secretFile === undefined
         ? undefined
@@ -121,7 +125,7 @@ async function loadSdk(): Promise<Sdk> {
 }
 
 function openClient(sdk: Sdk, settings: AwsKmsSettings): KMSClient {
-  const { region, endpoint, credentials, timeoutMs = KEY_STORE_CALL_MS_DEFAULT } = settings
+  const { region, endpoint, ca, credentials, timeoutMs = KEY_STORE_CALL_MS_DEFAULT } = settings
   if (endpoint !== undefined) checkEndpoint(endpoint)
   const agent = { keepAlive: true, maxSockets: KEY_STORE_CONNECTIONS_MAX }
   return new sdk.KMSClient({
@@ -132,7 +136,7 @@ function openClient(sdk: Sdk, settings: AwsKmsSettings): KMSClient {
       // Without it half an answer holds its connection for ever: the signal is not heard that late.
       socketTimeout: KEY_STORE_CREATE_MS,
       httpAgent: agent,
-      httpsAgent: agent,
+      httpsAgent: { ...agent, minVersion: 'TLSv1.2', ...(ca === undefined ? {} : { ca }) },
     },
     ...(endpoint === undefined ? {} : { endpoint }),
     ...(credentials === undefined ? {} : { credentials: async () => identityOf(credentials) }),
@@ -365,6 +369,9 @@ export class AwsKmsKeyStore implements KeyStore {
       })
     } catch (error) {
       if (!(error instanceof KeyfoldError) || error.code === 'LOCKED') throw error
+      if (isCredentialRefusal(error)) {
+        throw new StoreFault('credential', 'KEY_STORE_UNREACHABLE', error.detail, error)
+      }
       // Listing keys is nothing that wrapping needs: that it was refused is an answer.
       if (KeyId === undefined && error.code === 'KEY_STORE_REFUSED') return
       throw new KeyfoldError('KEY_STORE_UNREACHABLE', error.detail, error)

@@ -1,10 +1,9 @@
 /** The kinds of key store there are besides the local one: the one place that knows them all. */
-import { readFileSync } from 'node:fs'
-
 import type { Crypto } from '../crypto/crypto.ts'
 import { awsKmsSettings, openAwsKmsKeyStore, type AwsKmsSettings } from './aws-kms.ts'
 import type { KeyStore } from './key-store.ts'
 import { openPkcs11KeyStore, type Pkcs11Settings } from './pkcs11.ts'
+import { readAuthorities } from './remote.ts'
 import { readSecretLine } from './secret-files.ts'
 import type { StoreSettings } from './store-settings.ts'
 import { TransitKeyStore, transitSettings, type TransitSettings } from './transit.ts'
@@ -68,7 +67,6 @@ function pkcs11Settings(members: StoreSettings): Omit<Pkcs11Settings, 'name'> {
 
 function xksSettings(members: StoreSettings): Omit<XksSettings, 'name'> {
   const region = members.text('region')
-  const caFile = members.optionalText('caFile')
   const account = '000000000000'
   return {
     endpoint: members.text('endpoint'),
@@ -76,7 +74,7 @@ function xksSettings(members: StoreSettings): Omit<XksSettings, 'name'> {
     region,
     accessKeyId: members.text('accessKeyId'),
     secretAccessKey: readSecretLine(members.text('secretAccessKeyFile')),
-    ca: caFile === undefined ? undefined : readFileSync(caFile, 'utf8'),
+    ca: readAuthorities(members.optionalText('caFile')),
     // The key that it protects is no KMS key: it has a name of that form for the proxy's log.
     principalArn: `arn:aws:iam::${account}:root`,
     keyArnOf: (id) => `arn:aws:kms:${region}:${account}:key/${Buffer.from(id).toString('hex')}`,

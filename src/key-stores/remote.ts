@@ -1,4 +1,6 @@
 /** What key stores that are reached over HTTP have in common: where they may be, and what their answers may be. */
+import { readFileSync } from 'node:fs'
+
 import { KeyfoldError } from '../errors.ts'
 import { WRAPPED_KEY_HEADER_BYTES } from '../format/wrapped-key.ts'
 import { WRAPPED_KEY_BYTES_MAX } from '../limits.ts'
@@ -24,6 +26,16 @@ export function checkEndpoint(endpoint: string): URL {
     throw new KeyfoldError('CONFIG_INVALID', 'endpoint: scheme, host, port and path only')
   }
   return url
+}
+
+/** Certificates in PEM, in place of those that Node trusts. Throws CONFIG_INVALID. */
+export function readAuthorities(file: string | undefined): string | undefined {
+  if (file === undefined) return undefined
+  try {
+    return readFileSync(file, 'utf8')
+  } catch (cause) {
+    throw new KeyfoldError('CONFIG_INVALID', `caFile: ${file} is not readable`, cause)
+  }
 }
 
 /** What a store answered to a wrap, if it fits a wrapped key. */

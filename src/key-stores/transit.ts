@@ -8,7 +8,6 @@
  * with stray bits), which is why none of it is kept. Encrypt makes a key that is not there, where a token may: give
  * tokens `update` on encrypt/ and decrypt/, and `create` on keys/ alone.
  */
-import { readFileSync } from 'node:fs'
 import * as http from 'node:http'
 import * as https from 'node:https'
 
@@ -33,8 +32,9 @@ import type {
   KeyStoreTraits,
   NewKeyMaterial,
 } from './key-store.ts'
-import { checkEndpoint, checkStorePart, isStorePart, PROBE } from './remote.ts'
+import { checkEndpoint, checkStorePart, isStorePart, PROBE, readAuthorities } from './remote.ts'
 import { readSecretFile } from './secret-files.ts'
+import { StoreFault } from './store-fault.ts'
 import type { StoreSettings } from './store-settings.ts'
 
 export interface TransitSettings {
@@ -44,8 +44,8 @@ export interface TransitSettings {
   readonly namespace?: string | undefined
   /** Asked for when the store is first used, and again when it is refused; filled with zeros after use. */
   readonly openToken: () => Uint8Array
-  /** Certificates of those who may have signed the server's; the system's where absent. */
-  readonly caFile?: string | undefined
+  /** Certificates in PEM of those who may have signed the server's; the public ones where absent. */
+  readonly ca?: string | undefined
   readonly timeoutMs?: number | undefined
   readonly createsKeys: boolean
 }
@@ -73,7 +73,7 @@ export function transitSettings(members: StoreSettings): TransitSettings {
     mount: members.optionalText('mount') ?? 'transit',
     namespace: members.optionalText('namespace'),
     openToken: () => readSecretFile(tokenFile),
-    caFile: members.optionalText('caFile'),
+    ca: readAuthorities(members.optionalText('caFile')),
     timeoutMs: members.optionalWhole('timeoutMs', 1, KEY_STORE_CALL_MS_MAX),
     createsKeys: members.optionalText('keyId') === undefined,
   }
@@ -99,7 +99,7 @@ export class TransitKeyStore implements KeyStore {
 
   /** Throws CONFIG_INVALID. Asks nothing of the other side. */
   constructor(name: string, settings: TransitSettings, crypto: Crypto) {
-    const { endpoint, mount, namespace, caFile, createsKeys } = settings
+    const { endpoint, mount, namespace, ca, createsKeys } = settings
     this.name = name
     this.#crypto = crypto
     this.#settings = settings
@@ -112,7 +112,7 @@ export class TransitKeyStore implements KeyStore {
     this.#agent =
       this.#base.protocol === 'http:'
         ? new http.Agent(pool)
-        : new https.Agent({ ...pool, minVersion: 'TLSv1.2', ...authoritiesOf(caFile) })
+        : new https.Agent({ ...pool, minVersion: 'TLSv1.2', ...(ca === undefined ? {} : { ca }) })
     this.traits = {
       origin: createsKeys ? 'AWS_KMS' : 'EXTERNAL_KEY_STORE',
       keySpecs: [SYMMETRIC],
@@ -256,6 +256,9 @@ export class TransitKeyStore implements KeyStore {
       else await this.#encrypt(key, PROBE, PROBE)
     } catch (error) {
       if (!(error instanceof KeyfoldError) || error.code === 'LOCKED') throw error
+      if (key === undefined && error.detail === statusText(403)) {
+        throw new StoreFault('credential', 'KEY_STORE_UNREACHABLE', error.detail, error)
+      }
       throw new KeyfoldError('KEY_STORE_UNREACHABLE', error.detail, error)
     }
   }
@@ -450,15 +453,6 @@ function tokenOf({ openToken }: TransitSettings): string {
     throw new KeyfoldError('CONFIG_INVALID', 'the token of the key store is none')
   } finally {
     bytes.fill(0)
-  }
-}
-
-function authoritiesOf(caFile: string | undefined): { readonly ca?: Buffer } {
-  if (caFile === undefined) return {}
-  try {
-    return { ca: readFileSync(caFile) }
-  } catch (cause) {
-    throw new KeyfoldError('CONFIG_INVALID', `caFile: ${caFile} is not readable`, cause)
   }
 }
 

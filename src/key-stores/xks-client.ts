@@ -5,6 +5,7 @@
 import { createSecretKey, hash, type KeyObject } from 'node:crypto'
 import * as http from 'node:http'
 import * as https from 'node:https'
+import { TLSSocket } from 'node:tls'
 import { inspect } from 'node:util'
 
 import {
@@ -17,6 +18,7 @@ import {
 import { KeyfoldError } from '../errors.ts'
 import { isXksPrefix, XKS_API_PATH, XKS_SERVICE } from '../format/xks-protocol.ts'
 import { XKS_ANSWER_BYTES_MAX, XKS_DEADLINE_MS_DEFAULT, XKS_SOCKETS_MAX } from '../limits.ts'
+import { StoreFault, type Fault } from './store-fault.ts'
 
 export interface XksConnection {
   /** `https://HOST` or `https://HOST:PORT`; http for a proxy on loopback only. */
@@ -83,10 +85,12 @@ export class XksClient {
       return await this.#overSomeConnection(path, body, late.signal)
     } catch (cause) {
       if (cause instanceof KeyfoldError) throw cause
-      throw unreachable(
-        late.signal.aborted ? `no answer within ${this.#deadlineMs} ms` : 'the connection failed',
-        cause,
-      )
+      if (cause instanceof HandshakeFailure) {
+        throw unreachable('TLS could not be agreed on', cause.cause, 'tls')
+      }
+      if (!late.signal.aborted) throw unreachable('the connection failed', cause)
+      const fault = cause instanceof LateAnswer ? 'timed-out' : undefined
+      throw unreachable(`no answer within ${this.#deadlineMs} ms`, cause, fault)
     } finally {
       clearTimeout(timer)
       body.fill(0)
@@ -142,7 +146,7 @@ export class XksClient {
       request.on('error', (error: NodeJS.ErrnoException) => {
         const isStale =
           request.reusedSocket && (error.code === 'ECONNRESET' || error.code === 'EPIPE')
-        reject(isStale ? new StaleConnection() : error)
+        reject(isStale ? new StaleConnection() : failureOf(request, error))
       })
       request.on('response', (response) => {
         readAnswer(response).then(resolve, (error: unknown) => {
@@ -157,6 +161,22 @@ export class XksClient {
 
 class StaleConnection extends Error {}
 
+/** It took the connection, and the deadline came first. */
+class LateAnswer extends Error {}
+
+/** Its certificate, or the versions and ciphers of TLS that it has. */
+class HandshakeFailure extends Error {}
+
+function failureOf({ socket }: http.ClientRequest, cause: NodeJS.ErrnoException): Error {
+  const { code = '' } = cause
+  if (cause.name === 'AbortError') {
+    return socket?.connecting === false ? new LateAnswer('late', { cause }) : cause
+  }
+  const isRefused = socket instanceof TLSSocket && Boolean(socket.authorizationError)
+  const isTls = isRefused || code === 'EPROTO' || /^ERR_(SSL|TLS)_/.test(code)
+  return isTls ? new HandshakeFailure(code, { cause }) : cause
+}
+
 async function readAnswer(response: http.IncomingMessage): Promise<XksAnswer> {
   const chunks: Buffer[] = []
   let length = 0
@@ -165,7 +185,11 @@ async function readAnswer(response: http.IncomingMessage): Promise<XksAnswer> {
       chunks.push(chunk)
       length += chunk.length
       if (length > XKS_ANSWER_BYTES_MAX) {
-        throw unreachable(`its answer is longer than ${XKS_ANSWER_BYTES_MAX} bytes`)
+        throw unreachable(
+          `its answer is longer than ${XKS_ANSWER_BYTES_MAX} bytes`,
+          undefined,
+          'response',
+        )
       }
     }
     return { status: response.statusCode ?? 0, body: Buffer.concat(chunks) }
@@ -254,6 +278,9 @@ function invalid(detail: string): KeyfoldError {
   return new KeyfoldError('CONFIG_INVALID', detail)
 }
 
-export function unreachable(detail: string, cause?: unknown): KeyfoldError {
-  return new KeyfoldError('KEY_STORE_UNREACHABLE', `the external key store proxy: ${detail}`, cause)
+export function unreachable(detail: string, cause?: unknown, fault?: Fault): KeyfoldError {
+  const told = `the external key store proxy: ${detail}`
+  return fault === undefined
+    ? new KeyfoldError('KEY_STORE_UNREACHABLE', told, cause)
+    : new StoreFault(fault, 'KEY_STORE_UNREACHABLE', told, cause)
 }

@@ -39,6 +39,7 @@ import type {
   KeyStoreTraits,
   NewKeyMaterial,
 } from './key-store.ts'
+import { StoreFault, type Fault } from './store-fault.ts'
 import { unreachable, XksClient, type XksAnswer, type XksConnection } from './xks-client.ts'
 
 export interface XksSettings extends XksConnection {
@@ -73,6 +74,20 @@ const REFUSALS: Readonly<Record<XksErrorName, readonly [ErrorCode, string]>> = {
   AuthenticationFailedException: ['KEY_STORE_UNREACHABLE', 'refused our signature'],
   InvalidUriPathException: ['KEY_STORE_UNREACHABLE', 'has no such path'],
   ValidationException: ['KEY_STORE_UNREACHABLE', 'did not understand the request'],
+}
+
+/** Where more is known than that it cannot be used. */
+const FAULTS: Readonly<Partial<Record<XksErrorName, Fault>>> = {
+  AuthenticationFailedException: 'credential',
+  AccessDeniedException: 'access-denied',
+  InvalidUriPathException: 'configuration',
+  ValidationException: 'response',
+}
+
+/** It says of no key, and yet not of itself that it would do something for us. */
+const REFUSALS_OF_HEALTH: Readonly<Partial<Record<XksErrorName, ErrorCode>>> = {
+  AccessDeniedException: 'KEY_STORE_UNREACHABLE',
+  ThrottlingException: 'KEY_STORE_UNREACHABLE',
 }
 
 /** What these mean for making a KMS key. */
@@ -218,9 +233,10 @@ class XksKeyStore implements KeyStore {
   async probe(): Promise<void> {
     this.#assertOpen()
     const requestMetadata = { kmsRequestId: randomUUID(), kmsOperation: 'KmsHealthCheck' }
-    const { members } = granted(await this.#ask('/health', { requestMetadata }, {}, NONE))
+    const reply = await this.#ask('/health', { requestMetadata }, {}, NONE)
+    const { members } = granted(reply, REFUSALS_OF_HEALTH)
     const fleet = members.get('ekmFleetDetails')
-    if (!Array.isArray(fleet)) throw unreachable('it does not say how it is')
+    if (!Array.isArray(fleet)) throw incomprehensible('it does not say how it is')
     const isWell = (fleet as readonly unknown[]).some((member) => {
       const status = (member as { readonly healthStatus?: unknown } | null)?.healthStatus
       return status === 'ACTIVE' || status === 'DEGRADED'
@@ -346,7 +362,7 @@ function readReply({ status, body }: XksAnswer, names: ReadonlySet<string>): Rep
   try {
     return { status, ...decodeJsonBytes(body, status === 200 ? names : NONE) }
   } catch (cause) {
-    throw unreachable(`it answered ${status} and nothing that can be understood`, cause)
+    throw incomprehensible(`it answered ${status} and nothing that can be understood`, cause)
   }
 }
 
@@ -361,13 +377,22 @@ function granted(
   // Its text is the proxy's: it stays in this process.
   const cause = new Error(`${status} ${String(name)}: ${String(members.get('errorMessage'))}`)
   if (typeof name !== 'string' || !Object.hasOwn(REFUSALS, name)) {
-    throw unreachable(`it answered ${status}, and no error that is known`, cause)
+    throw incomprehensible(`it answered ${status}, and no error that is known`, cause)
   }
   const errorName = name as XksErrorName
   const [usual, what] = REFUSALS[errorName]
   const code = otherwise[errorName] ?? usual
   if (code === 'DECRYPT_FAILED') throw new KeyfoldError(code, undefined, cause)
-  throw new KeyfoldError(code, `the external key store proxy ${what || 'failed'}`, cause)
+  const told = `the external key store proxy ${what || 'failed'}`
+  const fault = FAULTS[errorName]
+  if (fault === undefined || code !== 'KEY_STORE_UNREACHABLE') {
+    throw new KeyfoldError(code, told, cause)
+  }
+  throw new StoreFault(fault, code, told, cause)
+}
+
+function incomprehensible(detail: string, cause?: unknown): KeyfoldError {
+  return unreachable(detail, cause, 'response')
 }
 
 /** Throws KEY_STORE_UNREACHABLE where a part is missing or of a length that the API does not have. */

@@ -2,6 +2,7 @@
 import { KeyfoldError } from '../errors.ts'
 import type { KeyStore } from '../key-stores/key-store.ts'
 import { KEY_STORE_CONNECT_MS_MAX } from '../limits.ts'
+import { proxyErrorOf } from './connection-errors.ts'
 import type { KeyStoreRecord } from './key-store-record.ts'
 
 /** How a key store is reached. */
@@ -42,9 +43,7 @@ export class KeyStoreOpener {
     try {
       return await this.open(address)
     } catch (error) {
-      const isAway = error instanceof KeyfoldError && error.code === 'KEY_STORE_UNREACHABLE'
-      if (!isAway || address.kind !== 'xks') throw error
-      throw new KeyfoldError('XKS_PROXY_UNREACHABLE', undefined, error)
+      throw address.kind === 'xks' ? proxyErrorOf(error) : error
     }
   }
 

@@ -1,10 +1,10 @@
 /** A key store as the catalog has it and as it stands now: what is known of it, and what is shown of that. */
 import type { KeyStoreKind, StoredKeyStore } from '../catalog/key-stores.ts'
 import { KeyfoldError } from '../errors.ts'
+import type { KeyStoreSettings } from '../format/key-store-settings.ts'
 import type { SecretPlace } from '../format/sealed-secret.ts'
 import type { KeyStore } from '../key-stores/key-store.ts'
 import type { ConnectionErrorCode } from './connection-errors.ts'
-import type { KeyStoreSettings } from './key-store-kinds.ts'
 
 export type ConnectionState =
   'CONNECTED' | 'CONNECTING' | 'DISCONNECTED' | 'DISCONNECTING' | 'FAILED'

@@ -15,6 +15,7 @@ import type { Catalog, CatalogTransaction } from '../catalog/catalog.ts'
 import * as catalogKeyStores from '../catalog/key-stores.ts'
 import type { KeyStoreKind, StoredKeyStore } from '../catalog/key-stores.ts'
 import { KeyfoldError } from '../errors.ts'
+import { checkSecret, checkSettings, type KeyStoreSettings } from '../format/key-store-settings.ts'
 import type { KeyStore } from '../key-stores/key-store.ts'
 import { LOCAL_KEY_STORE } from '../key-stores/local.ts'
 import type { SecretSealer } from '../key-stores/secret-sealer.ts'
@@ -43,7 +44,7 @@ import {
   type Place,
   type SecretOwner,
 } from './key-store-record.ts'
-import { checkSecret, checkSettings, KINDS, type KeyStoreSettings } from './key-store-kinds.ts'
+import { KINDS } from './key-store-kinds.ts'
 import type { KeyOrigin, KmsKey } from './kms-key.ts'
 
 export interface NewKeyStore {

@@ -43,6 +43,7 @@ const SETTINGS: Readonly<Record<KeyStoreAddress['kind'], SettingsOf>> = {
     accessKeyId: required(settings, 'accessKeyId'),
     secretAccessKey: secretOf(openSecret),
     ca: settings['certificateAuthority'],
+    deadlineMs: deadlineOf(settings),
     principalArn: `arn:aws:iam::${location.account}:root`,
     keyArnOf: (kmsKeyId) => keyArn(keyIdsOfBytes(kmsKeyId)[0], location),
   }),
@@ -50,6 +51,8 @@ const SETTINGS: Readonly<Record<KeyStoreAddress['kind'], SettingsOf>> = {
     kind: 'aws-kms',
     region: required(settings, 'region'),
     endpoint: settings['endpoint'],
+    ca: settings['certificateAuthority'],
+    timeoutMs: deadlineOf(settings),
     credentials: {
       accessKeyId: required(settings, 'accessKeyId'),
       openSecret: () => secretOf(openSecret),
@@ -61,6 +64,8 @@ const SETTINGS: Readonly<Record<KeyStoreAddress['kind'], SettingsOf>> = {
     endpoint: required(settings, 'url'),
     mount: settings['mount'] ?? 'transit',
     namespace: settings['namespace'],
+    ca: settings['certificateAuthority'],
+    timeoutMs: deadlineOf(settings),
     openToken: () => secretOf(openSecret),
     createsKeys: settings['createsKeys'] !== 'false',
   }),
@@ -71,6 +76,11 @@ function required(settings: KeyStoreAddress['settings'], name: string): string {
   const value = settings[name]
   if (value === undefined) throw new KeyfoldError('INTERNAL', `a key store has no ${name}`)
   return value
+}
+
+/** As its guard's: where it says nothing each kind has its own. */
+function deadlineOf({ deadlineMs }: KeyStoreAddress['settings']): number | undefined {
+  return deadlineMs === undefined ? undefined : Number(deadlineMs)
 }
 
 function secretOf(openSecret: KeyStoreAddress['openSecret']): Uint8Array {

@@ -3,7 +3,7 @@
  * name. What connects or disconnects is answered when that is over.
  */
 import { malformed, type PlainValue } from '../format/msgpack.ts'
-import { isKeyStoreKind, KINDS } from '../kms/key-store-kinds.ts'
+import { isKeyStoreKind, KEY_STORE_SETTINGS } from '../format/key-store-settings.ts'
 import type { KeyStoreRecord } from '../kms/key-store-record.ts'
 import { pageLimit, pageOf } from '../kms/parts.ts'
 import {
@@ -36,7 +36,8 @@ export const createKeyStore: ManagementHandler = async (request) => {
   authorizeService(request, 'kms:CreateCustomKeyStore')
   const { engine, fields } = request
   const kind = text(fields, 'kind')
-  if (!isKeyStoreKind(kind)) throw malformed('kind', `one of ${Object.keys(KINDS).join(', ')}`)
+  if (!isKeyStoreKind(kind))
+    throw malformed('kind', `one of ${Object.keys(KEY_STORE_SETTINGS).join(', ')}`)
   const created = await engine.kms.keyStores.create({
     name: text(fields, 'name'),
     kind,

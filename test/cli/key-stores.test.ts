@@ -27,6 +27,26 @@ const run = (args: readonly string[], input = ''): Promise<Ended> =>
 
 type Row = Readonly<Record<string, unknown>>
 
+test('every setting that a kind takes stands in --help, and others are refused', async () => {
+  const { text } = await run(['create', '--help'])
+  const refused = async (kind: string): Promise<readonly string[]> => {
+    const { stderr } = await run(
+      ['create', 'x', '--kind', kind, '--set', 'no=such', '--secret-file', '-'],
+      'secret',
+    )
+    const [, names = ''] = /settings\.no: \S+ has ([A-Za-z, ]+)/.exec(stderr) ?? []
+    return names.split(', ')
+  }
+  const common = text.slice(text.indexOf('Settings of every kind'))
+  for (const kind of ['pkcs11', 'xks', 'aws-kms', 'transit']) {
+    const own = text.slice(text.search(new RegExp(`^  ${kind}$`, 'm')), text.indexOf(common))
+    const names = await refused(kind)
+    expect(names.length).toBeGreaterThan(4)
+    for (const name of names) expect(own + common).toMatch(new RegExp(`^ +[*]? *${name} +\\w`, 'm'))
+    expect(names).toEqual(expect.arrayContaining(['deadlineMs', 'callsMax', 'required']))
+  }
+})
+
 test('key stores are created, listed, described, changed and deleted; secrets come from files and stdin', async () => {
   const created = await inDirectory((directory) => {
     const file = join(directory, 'pin')

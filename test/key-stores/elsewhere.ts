@@ -24,7 +24,7 @@ const ORIGINS = {
 
 export class Elsewhere {
   /** What every call to it fails with; undefined: it is there. */
-  failsWith: ErrorCode | undefined
+  failsWith: ErrorCode | KeyfoldError | undefined
   /** Opening waits for this. */
   gate: Promise<void> = Promise.resolve()
   readonly absentKeys = new Set<string>()
@@ -39,7 +39,8 @@ export class Elsewhere {
   closed = 0
 
   assertThere(): void {
-    if (this.failsWith !== undefined) throw new KeyfoldError(this.failsWith)
+    if (this.failsWith === undefined) return
+    throw typeof this.failsWith === 'string' ? new KeyfoldError(this.failsWith) : this.failsWith
   }
 
   readonly opener =

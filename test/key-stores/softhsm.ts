@@ -51,6 +51,8 @@ export interface SoftToken {
   readonly pinFile: string
   /** One more token of the same label. */
   initialize(): void
+  /** One of this label, whose user has no PIN. */
+  initializeBare(label: string): void
   /** What pkcs11-tool prints, logged in. */
   tool(...words: readonly string[]): string
   /** Takes the directory away. */
@@ -162,6 +164,13 @@ function createToken(): SoftToken {
     pin: PIN,
     pinFile,
     initialize,
+    initializeBare: (bare) => {
+      // The slot that is free is the last one.
+      run('pkcs11-tool', [
+        ...['--module', path, '--slot-index', '1', '--init-token'],
+        ...['--label', bare, '--so-pin', '31415926'],
+      ])
+    },
     tool,
     remove: () => rmSync(directory, { recursive: true, force: true }),
   }

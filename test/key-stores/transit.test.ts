@@ -17,7 +17,12 @@ import { openEngine } from '../../dist/engine.js'
 import type { KeyfoldError } from '../../dist/errors.js'
 import { initDataDirectory } from '../../dist/init.js'
 import type { KeyMaterial } from '../../dist/key-stores/key-store.js'
-import { TransitKeyStore, type TransitSettings } from '../../dist/key-stores/transit.js'
+import { StoreSettings } from '../../dist/key-stores/store-settings.js'
+import {
+  TransitKeyStore,
+  transitSettings,
+  type TransitSettings,
+} from '../../dist/key-stores/transit.js'
 import { rotateRootKey } from '../../dist/root-key.js'
 import { implementations } from '../crypto/implementations.ts'
 import { conformance } from './conformance.ts'
@@ -188,10 +193,20 @@ describe('a transit store', () => {
     { endpoint: 'https://vault.example.com', mount: '../sys' },
     { endpoint: 'https://vault.example.com', mount: '' },
     { endpoint: 'https://vault.example.com', namespace: 'a\r\nb' },
-    { endpoint: 'https://vault.example.com', caFile: '/nowhere/ca.pem' },
   ])('is not opened with %j', (given) => {
     expect(() => new TransitKeyStore('t', { ...settings, ...given }, crypto)).toThrow(
       'the configuration is not valid',
+    )
+  })
+
+  test('is told by its file that the authorities it names cannot be read', () => {
+    const file = {
+      endpoint: 'https://vault.example.com',
+      tokenFile: '/nowhere/token',
+      caFile: '/nowhere/ca.pem',
+    }
+    expect(() => transitSettings(new StoreSettings(file, 'root-store.json'))).toThrow(
+      'caFile: /nowhere/ca.pem is not readable',
     )
   })
 

@@ -9,6 +9,7 @@
 //   clear-refusal    says ENCRYPTED_DATA_INVALID of a wrong tag, as SoftHSM 2.7 does
 //   hangs            does not return from C_Encrypt, nor from C_GenerateKey once the key is there, while VENDOR_HANG is
 //                    a file; grows VENDOR_HANG.held by a byte each time
+//   pin-locked       says of each login that the PIN is locked
 //   counts           C_GenerateRandom gives 1, 2, 3 and so on
 //   breaks           once, at the tenth decryption: GENERAL_ERROR, and a token that is ill until C_Finalize
 //
@@ -96,6 +97,7 @@ CK_RV CloseSession(CK_SESSION_HANDLE session) {
 
 CK_RV Login(CK_SESSION_HANDLE session, CK_USER_TYPE user, CK_UTF8CHAR_PTR pin, CK_ULONG length) {
   if (const char* path = getenv("VENDOR_LOGINS")) Append(path);
+  if (Has("pin-locked")) return CKR_PIN_LOCKED;
   return real->C_Login(session, user, pin, length);
 }
 

@@ -4,6 +4,7 @@
  * a logout, a token that went away and a deleted key all give.
  */
 import { KeyfoldError } from '../../errors.ts'
+import { StoreFault, type Fault } from '../store-fault.ts'
 import { CKR } from './cryptoki.ts'
 
 /** A decryption that ran to its end and was refused, before anybody knows why. */
@@ -73,6 +74,14 @@ export function nameOf(returnValue: number): string {
   return known === undefined ? `CKR 0x${returnValue.toString(16)}` : `CKR_${known}`
 }
 
-export function unreachable(detail: string): KeyfoldError {
-  return new KeyfoldError('KEY_STORE_UNREACHABLE', detail)
+/** Of a refused login. */
+export function pinFaultOf(returnValue: number): Fault {
+  if (returnValue === CKR.PIN_LOCKED) return 'user-locked'
+  return returnValue === CKR.USER_PIN_NOT_INITIALIZED ? 'user-missing' : 'credential'
+}
+
+export function unreachable(detail: string, fault?: Fault): KeyfoldError {
+  return fault === undefined
+    ? new KeyfoldError('KEY_STORE_UNREACHABLE', detail)
+    : new StoreFault(fault, 'KEY_STORE_UNREACHABLE', detail)
 }

@@ -8,6 +8,7 @@ import type { Hash } from '../../crypto/signature.ts'
 import type { KeySpec, MacAlgorithm } from '../../crypto/key-spec.ts'
 import type { ErrorCode } from '../../errors.ts'
 import type { IvMode } from '../../format/token-reference.ts'
+import type { Fault } from '../store-fault.ts'
 import type { CallState } from './call-state.ts'
 
 /** What a thread is started with. */
@@ -112,6 +113,7 @@ export type FromWorker =
       readonly call: number
       readonly code: ErrorCode
       readonly detail: string | undefined
+      readonly fault: Fault | undefined
       /** Of INTERNAL: what our log is told, and callers are not. */
       readonly cause: string | undefined
     }

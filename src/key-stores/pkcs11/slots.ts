@@ -24,7 +24,8 @@ export function selectSlot(cryptoki: Cryptoki, name: TokenName): SlotOfToken {
     if (isMeant) found.push({ slot, serial: token.serialNumber })
   }
   const [first] = found
-  if (first === undefined) throw unreachable(`there is no token ${JSON.stringify(name)}`)
+  if (first === undefined)
+    throw unreachable(`there is no token ${JSON.stringify(name)}`, 'token-missing')
   if (found.length > 1) {
     throw new KeyfoldError(
       'CONFIG_INVALID',

@@ -13,6 +13,7 @@ import { Worker } from 'node:worker_threads'
 
 import { KeyfoldError } from '../../errors.ts'
 import { PKCS11_CALLS_MAX } from '../../limits.ts'
+import { StoreFault } from '../store-fault.ts'
 import { giveUp, newCallState, type CallState } from './call-state.ts'
 import { unreachable } from './failures.ts'
 import type { FromWorker, ModuleStart, ToWorker } from './messages.ts'
@@ -182,7 +183,7 @@ export class ThreadLife {
     this.#waiting.delete(message.call)
     clearTimeout(waiting?.timer)
     if (message.kind === 'failed') {
-      waiting?.reject(new KeyfoldError(message.code, message.detail, message.cause))
+      waiting?.reject(errorOf(message))
     } else {
       this.#options.onAnswer()
       waiting?.resolve(message)
@@ -218,4 +219,10 @@ export class ThreadLife {
     this.#waiting.clear()
     if (isNews && !this.#isTold) this.#options.onLoss('died')
   }
+}
+
+function errorOf({ code, detail, fault, cause }: Extract<FromWorker, { kind: 'failed' }>): Error {
+  return fault === undefined
+    ? new KeyfoldError(code, detail, cause)
+    : new StoreFault(fault, code, detail, cause)
 }

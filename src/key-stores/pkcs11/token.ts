@@ -33,6 +33,7 @@ import {
   isUnsupported,
   KeyMissing,
   nameOf,
+  pinFaultOf,
   SessionsGone,
   unreachable,
 } from './failures.ts'
@@ -263,7 +264,9 @@ export class Token {
     const pin = Buffer.from(region)
     try {
       const { flags } = cryptoki.C_GetTokenInfo(slot)
-      if ((flags & CKF.USER_PIN_LOCKED) !== 0) throw unreachable('the PIN of the token is locked')
+      if ((flags & CKF.USER_PIN_LOCKED) !== 0) {
+        throw unreachable('the PIN of the token is locked', 'user-locked')
+      }
       if ((flags & CKF.USER_PIN_FINAL_TRY) !== 0) {
         throw unreachable('one more wrong PIN would lock the token: log in elsewhere first')
       }
@@ -275,6 +278,7 @@ export class Token {
       if (returnValue === undefined || !isPinRefusal(returnValue)) throw error
       this.#refused = unreachable(
         `the token refuses the PIN (${nameOf(returnValue)}), which is not tried again until keyfold is started anew`,
+        pinFaultOf(returnValue),
       )
       throw this.#refused
     } finally {

@@ -5,6 +5,7 @@
 import { parentPort, workerData, type MessagePort } from 'node:worker_threads'
 
 import { KeyfoldError } from '../../errors.ts'
+import { faultOf, StoreFault } from '../store-fault.ts'
 import { begin, finish, isWanted, type CallState } from './call-state.ts'
 import { loadCryptoki, returnValueOf, type Handle } from './cryptoki.ts'
 import { DecryptRefused, HandleMoved, nameOf, unreachable } from './failures.ts'
@@ -80,10 +81,11 @@ async function answer(
   } catch (error) {
     finish(state)
     if (error instanceof KeyfoldError) {
-      tell({ kind: 'failed', call, code: error.code, detail: error.detail, cause: undefined })
+      const { code, detail } = error
+      tell({ kind: 'failed', call, code, detail, fault: faultOf(error), cause: undefined })
     } else {
       const cause = error instanceof Error ? (error.stack ?? error.message) : String(error)
-      tell({ kind: 'failed', call, code: 'INTERNAL', detail: undefined, cause })
+      tell({ kind: 'failed', call, code: 'INTERNAL', detail: undefined, fault: undefined, cause })
     }
   }
 }
@@ -112,7 +114,8 @@ async function openToken({
     const { refusal } = token
     await token.close()
     if (refusal === undefined) throw error
-    throw new KeyfoldError('KEY_STORE_CREDENTIAL_INCORRECT', refusal.detail)
+    const fault = faultOf(refusal) ?? 'credential'
+    throw new StoreFault(fault, 'KEY_STORE_CREDENTIAL_INCORRECT', refusal.detail)
   }
 }
 

@@ -4,7 +4,8 @@
  * shown as external key stores without a proxy.
  */
 import { KeyfoldError } from '../../errors.ts'
-import { KINDS, type KeyStoreSettings } from '../../kms/key-store-kinds.ts'
+import type { KeyStoreSettings } from '../../format/key-store-settings.ts'
+import { KINDS } from '../../kms/key-store-kinds.ts'
 import type { KeyStoreRecord } from '../../kms/key-store-record.ts'
 import type { KmsKey } from '../../kms/kms-key.ts'
 import { LIST_PAGE_MAX } from '../../limits.ts'

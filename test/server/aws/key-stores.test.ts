@@ -8,6 +8,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, beforeEach, afterEach, describe, expect, test } from 'vitest'
 
+import { StoreFault, type Fault } from '../../../dist/key-stores/store-fault.js'
 import { filesOf, startService, type Service } from '../../service.ts'
 import { Elsewhere } from '../../key-stores/elsewhere.ts'
 import { clientOf, refusalOf } from './sdk.ts'
@@ -47,6 +48,9 @@ afterEach(async () => {
   kms.destroy()
   await service.close()
 })
+
+/** As the client of a proxy throws it; with real proxies in test/kms/connection-errors.test.ts. */
+const fault = (what: Fault): StoreFault => new StoreFault(what, 'KEY_STORE_UNREACHABLE')
 
 type NewStore = Partial<sdk.CreateCustomKeyStoreCommandInput>
 
@@ -144,10 +148,11 @@ describe('CreateCustomKeyStore', () => {
   test('tries an external key store before it takes it, and leaves nothing open', async () => {
     for (const [failsWith, name] of [
       ['KEY_STORE_UNREACHABLE', 'XksProxyUriUnreachableException'],
-      ['XKS_PROXY_UNREACHABLE', 'XksProxyUriUnreachableException'],
-      ['XKS_PROXY_CREDENTIAL_INCORRECT', 'XksProxyIncorrectAuthenticationCredentialException'],
-      ['XKS_PROXY_RESPONSE_INVALID', 'XksProxyInvalidResponseException'],
-      ['XKS_PROXY_CONFIGURATION_INVALID', 'XksProxyInvalidConfigurationException'],
+      [fault('timed-out'), 'XksProxyUriUnreachableException'],
+      [fault('tls'), 'XksProxyUriUnreachableException'],
+      [fault('credential'), 'XksProxyIncorrectAuthenticationCredentialException'],
+      [fault('response'), 'XksProxyInvalidResponseException'],
+      [fault('configuration'), 'XksProxyInvalidConfigurationException'],
     ] as const) {
       elsewhere.failsWith = failsWith
       expect(await refusalOf(() => createXks())).toMatchObject({ name, status: 400 })
@@ -284,9 +289,10 @@ describe('ConnectCustomKeyStore and DisconnectCustomKeyStore', () => {
     const hsm = await createHsm()
     for (const [id, failsWith, ConnectionErrorCode] of [
       [xks, 'KEY_STORE_UNREACHABLE', 'XKS_PROXY_NOT_REACHABLE'],
-      [xks, 'XKS_PROXY_CREDENTIAL_INCORRECT', 'XKS_PROXY_ACCESS_DENIED'],
-      [xks, 'XKS_PROXY_RESPONSE_INVALID', 'XKS_PROXY_INVALID_RESPONSE'],
-      [xks, 'XKS_PROXY_CONFIGURATION_INVALID', 'XKS_PROXY_INVALID_CONFIGURATION'],
+      [xks, fault('credential'), 'INVALID_CREDENTIALS'],
+      [xks, fault('access-denied'), 'XKS_PROXY_ACCESS_DENIED'],
+      [xks, fault('response'), 'XKS_PROXY_INVALID_RESPONSE'],
+      [xks, fault('configuration'), 'XKS_PROXY_INVALID_CONFIGURATION'],
       [hsm, 'KEY_STORE_UNREACHABLE', 'NETWORK_ERRORS'],
       [hsm, 'KEY_STORE_CREDENTIAL_INCORRECT', 'INVALID_CREDENTIALS'],
       [hsm, 'INTERNAL', 'INTERNAL_ERROR'],
@@ -403,7 +409,7 @@ describe('UpdateCustomKeyStore', () => {
     const id = await createXks()
     await connect(id)
     const { Arn: KeyId } = await createKeyIn(id, 'key-1')
-    elsewhere.failsWith = 'XKS_PROXY_CREDENTIAL_INCORRECT'
+    elsewhere.failsWith = fault('credential')
     const XksProxyAuthenticationCredential = { ...CREDENTIAL, RawSecretAccessKey: OTHER_SECRET }
     expect(await nameOfRefusal(() => update(id, { XksProxyAuthenticationCredential }))).toBe(
       'XksProxyIncorrectAuthenticationCredentialException',
