@@ -1,8 +1,12 @@
 /**
  * Key state × operation, every cell of the table in the AWS KMS Developer Guide ("Key states of AWS KMS keys"), typed in
- * from there. Operations that are answered are asked for real; of the others the rule alone is asked.
+ * from there. Operations that are answered are asked for real; of the others the rule alone is asked. Keys of custom key
+ * stores live in some, and are Unavailable because theirs was disconnected.
  */
 import { constants, createPublicKey, publicEncrypt } from 'node:crypto'
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 
 import { ERRORS, KeyfoldError } from '../../dist/errors.js'
@@ -14,6 +18,7 @@ import type { KeyOrigin, KeyState } from '../../dist/kms/kms-key.js'
 import { OPERATIONS } from '../../dist/server/aws/operations.js'
 import { ask, type AwsReply } from '../aws.ts'
 import { runInCatalog } from '../catalog/file.ts'
+import { Elsewhere } from '../key-stores/elsewhere.ts'
 import { startService, type Service } from '../service.ts'
 
 /** Enabled | Disabled | Pending (replica) deletion | Pending import | Unavailable; Creating and Updating pass unseen. */
@@ -67,7 +72,12 @@ const COLUMNS: readonly (readonly KeyState[])[] = [
   ['Unavailable'],
 ]
 
-/** The guide's footnotes: error and text. 7: of imported material. 9: of material that is not. 10: of the target. */
+const ORIGINS = ['AWS_KMS', 'EXTERNAL', 'AWS_CLOUDHSM', 'EXTERNAL_KEY_STORE'] as const
+
+/**
+ * The guide's footnotes: error and text. 7: of imported material and custom key stores. 9: of material that is not
+ * imported. 10: of the target.
+ */
 const FOOTNOTES: Readonly<Record<string, readonly [error: string, text: RegExp]>> = {
   1: ['DisabledException', / is disabled\.$/],
   2: ['DisabledException', / is pending (replica )?deletion\.$/],
@@ -83,6 +93,19 @@ const FOOTNOTES: Readonly<Record<string, readonly [error: string, text: RegExp]>
   9: ['UnsupportedOperationException', / which is not valid for this operation\.$/],
   10: ['KMSInvalidStateException', / is pending (replica )?deletion\.$/],
   11: ['KMSInvalidStateException', / is unavailable\.$/],
+}
+
+/** Of operations that are for other keys than symmetric ones (the API reference says of each for which). */
+const KINDS: Partial<
+  Record<KeyOperation, { keySpec?: KeySpec; keyUsage?: KeyUsage; multiRegion?: boolean }>
+> = {
+  ReplicateKey: { multiRegion: true },
+  UpdatePrimaryRegion: { multiRegion: true },
+  GenerateMac: { keySpec: 'HMAC_256', keyUsage: 'GENERATE_VERIFY_MAC' },
+  VerifyMac: { keySpec: 'HMAC_256', keyUsage: 'GENERATE_VERIFY_MAC' },
+  GetPublicKey: { keySpec: 'ECC_NIST_P256', keyUsage: 'SIGN_VERIFY' },
+  Sign: { keySpec: 'ECC_NIST_P256', keyUsage: 'SIGN_VERIFY' },
+  Verify: { keySpec: 'ECC_NIST_P256', keyUsage: 'SIGN_VERIFY' },
 }
 
 interface Cell {
@@ -104,12 +127,14 @@ function cellOf(
   // Only keys of imported material wait for an import, only those of custom key stores are unavailable.
   if (state === 'PendingImport' && origin !== 'EXTERNAL') return undefined
   if (state === 'Unavailable' && origin === 'EXTERNAL') return undefined
+  // Keys of custom key stores are symmetric ones of one region.
+  if (isOfCustomKeyStore(origin) && KINDS[operation] !== undefined) return undefined
   // Elsewhere the guide tells the two apart in these footnotes only.
   if (origin === 'EXTERNAL' && state !== 'PendingImport' && !/[789]/.test(text)) return undefined
   const isOfOrigin: Readonly<Record<string, boolean>> = {
-    7: origin === 'EXTERNAL' || state === 'Unavailable',
+    7: origin !== 'AWS_KMS' || state === 'Unavailable',
     8: origin === 'EXTERNAL',
-    9: origin === 'AWS_KMS',
+    9: origin !== 'EXTERNAL',
   }
   const footnotes = text === 'Y' ? [] : text.replace('?', '').split(' or ')
   const applying = footnotes.filter((footnote) => isOfOrigin[footnote] ?? true)
@@ -122,13 +147,15 @@ const cells: readonly Cell[] = GUIDE.trim()
     const [operation, ...texts] = line.split('|').map((text) => text.trim())
     return texts.flatMap((text, column) =>
       (COLUMNS[column] as readonly KeyState[]).flatMap((state) =>
-        (['AWS_KMS', 'EXTERNAL'] as const).map((origin) =>
-          cellOf(operation as KeyOperation, state, origin, text),
-        ),
+        ORIGINS.map((origin) => cellOf(operation as KeyOperation, state, origin, text)),
       ),
     )
   })
   .filter((cell) => cell !== undefined)
+
+function isOfCustomKeyStore(origin: KeyOrigin): boolean {
+  return origin === 'AWS_CLOUDHSM' || origin === 'EXTERNAL_KEY_STORE'
+}
 
 const nameOf = ({ operation, state, origin }: Cell): string => `${operation} ${state} ${origin}`
 const asked = cells.filter(({ operation }) => OPERATIONS.has(operation))
@@ -139,18 +166,6 @@ type Members = Readonly<Record<string, unknown>>
 /** By cell: its key, and what was made with it before it came into its state. */
 const keys = new Map<string, { readonly keyId: string; readonly made: Members }>()
 
-/** Of operations that are for other keys than symmetric ones (the API reference says of each for which). */
-const KINDS: Partial<
-  Record<KeyOperation, { keySpec?: KeySpec; keyUsage?: KeyUsage; multiRegion?: boolean }>
-> = {
-  ReplicateKey: { multiRegion: true },
-  UpdatePrimaryRegion: { multiRegion: true },
-  GenerateMac: { keySpec: 'HMAC_256', keyUsage: 'GENERATE_VERIFY_MAC' },
-  VerifyMac: { keySpec: 'HMAC_256', keyUsage: 'GENERATE_VERIFY_MAC' },
-  GetPublicKey: { keySpec: 'ECC_NIST_P256', keyUsage: 'SIGN_VERIFY' },
-  Sign: { keySpec: 'ECC_NIST_P256', keyUsage: 'SIGN_VERIFY' },
-  Verify: { keySpec: 'ECC_NIST_P256', keyUsage: 'SIGN_VERIFY' },
-}
 const SIGNED = { Message: 'AAAA', SigningAlgorithm: 'ECDSA_SHA_256' }
 const AUTHENTICATED = { Message: 'AAAA', MacAlgorithm: 'HMAC_SHA_256' }
 const WRAPPING = { WrappingAlgorithm: 'RSAES_OAEP_SHA_256', WrappingKeySpec: 'RSA_2048' }
@@ -184,7 +199,7 @@ async function makeWith(
     case 'VerifyMac':
       return { Mac: (await made('GenerateMac', AUTHENTICATED))('Mac') }
     case 'ImportKeyMaterial': {
-      if (origin === 'AWS_KMS') return { ImportToken: SEALED, EncryptedKeyMaterial: SEALED }
+      if (origin !== 'EXTERNAL') return { ImportToken: SEALED, EncryptedKeyMaterial: SEALED }
       const parameters = await made('GetParametersForImport', WRAPPING)
       const key = createPublicKey({
         key: Buffer.from(parameters('PublicKey'), 'base64'),
@@ -214,28 +229,80 @@ async function makeWith(
   }
 }
 
-const settings = { otherRegions: OTHER_REGION }
+const elsewhere = new Elsewhere()
+const directory = mkdtempSync(join(tmpdir(), 'keyfold-states-'))
+const start = (filesFrom?: string): Promise<Service> =>
+  startService({
+    settings: { otherRegions: OTHER_REGION, pkcs11Modules: join(directory, 'modules.json') },
+    keyStoreOpener: elsewhere.opener,
+    ...(filesFrom === undefined ? {} : { filesFrom }),
+  })
 
-/** A key for each cell, put into its state past all our code. */
+/** One that is connected to the end, and one that is disconnected once its keys are made. */
+async function createKeyStores(
+  { kms }: Engine,
+  kind: 'pkcs11' | 'xks',
+): Promise<readonly [connected: string, disconnected: string]> {
+  const create = async (name: string): Promise<string> => {
+    const { id } = await kms.keyStores.create({
+      name,
+      kind,
+      settings:
+        kind === 'pkcs11'
+          ? { module: name }
+          : {
+              uriEndpoint: 'https://xks.example.com',
+              uriPath: `/${name}/kms/xks/v1`,
+              accessKeyId: 'ABCDEFGHIJ234567ABCD',
+            },
+      secret: Buffer.alloc(43, 'a'),
+    })
+    await kms.keyStores.connect(id)
+    await kms.keyStores.settled(id)
+    return id
+  }
+  return [await create(`${kind}-on`), await create(`${kind}-off`)]
+}
+
+/** A key for each cell, put into its state past all our code, or by disconnecting its key store. */
 beforeAll(async () => {
-  const first = await startService({ settings })
+  const module = { library: '/nowhere.so', token: { label: 'nowhere' } }
+  const modules = { 'pkcs11-on': module, 'pkcs11-off': module }
+  writeFileSync(join(directory, 'modules.json'), JSON.stringify(modules))
+  const first = await start()
+  const keyStores: Partial<Record<KeyOrigin, readonly [string, string]>> = {
+    AWS_CLOUDHSM: await createKeyStores(first.engine, 'pkcs11'),
+    EXTERNAL_KEY_STORE: await createKeyStores(first.engine, 'xks'),
+  }
   other = await first.createKey()
   const statements: string[] = []
   for (const cell of asked) {
+    const [connected, disconnected] = keyStores[cell.origin] ?? []
+    const isDisconnected = disconnected !== undefined && cell.state === 'Unavailable'
+    const isExternal = cell.origin === 'EXTERNAL_KEY_STORE'
     const { keyId } = await first.engine.kms.createKey({
-      origin: cell.origin,
+      ...(connected === undefined
+        ? { origin: cell.origin }
+        : { keyStore: isDisconnected ? disconnected : connected }),
+      ...(isExternal ? { externalKeyId: `key-${keys.size}` } : {}),
       alias: `alias/${nameOf(cell).replaceAll(' ', '/')}`,
       tags: new Map([['tag', 'value']]),
       ...KINDS[cell.operation],
     })
     keys.set(nameOf(cell), { keyId, made: await makeWith(first.engine, cell, keyId) })
+    if (isDisconnected) continue
     statements.push(`update "kmsKeys" set state = '${cell.state}' where id = '${keyId}'`)
   }
+  for (const [, id] of Object.values(keyStores)) await first.engine.kms.keyStores.disconnect(id)
   await first.engine.close()
   runInCatalog(first.dataDirectory, ...statements)
-  service = await startService({ settings, filesFrom: first.dataDirectory })
+  service = await start(first.dataDirectory)
+  for (const [id] of Object.values(keyStores)) await service.engine.kms.keyStores.settled(id)
 }, 120_000)
-afterAll(() => service.close())
+afterAll(async () => {
+  await service.close()
+  rmSync(directory, { recursive: true })
+})
 
 /** The input with which each operation works, were it for the state alone. */
 function inputOf(cell: Cell): Readonly<Record<string, unknown>> {
@@ -303,7 +370,10 @@ describe('in the guide’s table', () => {
   test('every cell is read: 40 operations, and each of the states that keys here can be seen in', () => {
     expect(new Set(cells.map(({ operation }) => operation)).size).toBe(40)
     expect(new Set(cells.map(({ state }) => state)).size).toBe(6)
-    expect(cells.length).toBeGreaterThan(200)
+    expect(cells.length).toBeGreaterThan(400)
+    for (const origin of ORIGINS) {
+      expect(cells.filter((cell) => cell.origin === origin).length).toBeGreaterThan(30)
+    }
     // What exists is asked for real.
     expect(new Set(asked.map(({ operation }) => operation)).size).toBeGreaterThanOrEqual(20)
   })
