@@ -29,6 +29,35 @@ export async function encryptFileTo(
 ): Promise<void> {
   const writer = new WriteBehind(target)
   const sealer = new MessageSealer(keyring, options, (bytes) => writer.write(bytes))
+  try {
+    if (!(await sealSmall(source, sealer))) await sealRuns(source, sealer)
+    await writer.end()
+  } finally {
+    sealer.destroy()
+    // Whoever closes the files next must not find them in use.
+    await writer.end().catch(() => undefined)
+  }
+}
+
+/**
+ * A file that is shorter than a run, in memory of its length: taking a window of it for every file of a tree would cost
+ * ten times what the rest does. False where it is longer, or longer than it says: then nothing was sealed.
+ */
+async function sealSmall(source: PositionalFile, sealer: MessageSealer): Promise<boolean> {
+  const { size } = await source.stat()
+  if (size >= sealer.runBytes) return false
+  const plaintext = Buffer.alloc(size + 1)
+  try {
+    const bytes = await readUpTo(source, 0, plaintext)
+    if (bytes > size) return false
+    await sealer.writeRun(plaintext.subarray(0, bytes), undefined, true)
+    return true
+  } finally {
+    plaintext.fill(0)
+  }
+}
+
+async function sealRuns(source: PositionalFile, sealer: MessageSealer): Promise<void> {
   const { runBytes } = sealer
   // One that is sealed, one that tells whether that was the last, one that is read meanwhile.
   const plaintexts = [0, 1, 2].map(() => Buffer.allocUnsafeSlow(runBytes))
@@ -53,11 +82,8 @@ export async function encryptFileTo(
       if (final) break
       plaintext = next
     }
-    await writer.end()
   } finally {
-    sealer.destroy()
-    // Whoever closes the files next must not find them in use.
-    await Promise.allSettled([reading, writer.end()])
+    await reading?.catch(() => undefined)
     for (const plaintext of plaintexts) plaintext.fill(0)
   }
 }

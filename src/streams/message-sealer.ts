@@ -74,9 +74,13 @@ export class MessageSealer implements Conversion {
 
   /**
    * Instead of write() and end(), without copies: `runBytes` each time, and in the final one what is left, which may be
-   * nothing. Its wire bytes lie in `into` when they are emitted.
+   * nothing. Its wire bytes lie in `into`, if that is given, when they are emitted.
    */
-  async writeRun(plaintext: Uint8Array, into: Uint8Array, final: boolean): Promise<void> {
+  async writeRun(
+    plaintext: Uint8Array,
+    into: Uint8Array | undefined,
+    final: boolean,
+  ): Promise<void> {
     const cipher = await this.#begun()
     this.#count(plaintext)
     await this.#seal(cipher, plaintext, final, into)

@@ -124,12 +124,14 @@ export class SealedFile {
 
   /** Writes the whole plaintext. What was written before an error is true. Errors: as read(), and the writer's. */
   async copyTo(writer: WriteBehind): Promise<void> {
-    const { frameLength, frames } = this.#layout
-    const perRun = framesPerRun(frameLength)
-    const wires = [0, 1].map(() =>
-      Buffer.allocUnsafeSlow(perRun * frameLength + overheadBytes({ frames: perRun, final: true })),
-    )
-    const plaintexts = [0, 1].map(() => Buffer.allocUnsafeSlow(perRun * frameLength))
+    const { frameLength, frames, plaintextBytes } = this.#layout
+    const perRun = Math.min(framesPerRun(frameLength), frames)
+    const runBytes = Math.min(perRun * frameLength, plaintextBytes)
+    const wireBytes = runBytes + overheadBytes({ frames: perRun, final: true })
+    // A small file takes one of each, and no more memory than it needs.
+    const turns = frames > perRun ? [0, 1] : [0]
+    const wires = turns.map(() => Buffer.allocUnsafeSlow(wireBytes))
+    const plaintexts = turns.map(() => Buffer.allocUnsafeSlow(runBytes))
     let reading: Promise<Uint8Array> | undefined
     const start = (run: number): void => {
       const first = run * perRun

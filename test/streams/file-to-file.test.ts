@@ -128,6 +128,25 @@ test('a file that grows while it is read is taken up to where its end was met', 
   expect(plaintext.length).toBeGreaterThanOrEqual(RUN + 1_000)
 })
 
+test.each([0, 1_000, RUN - 1])(
+  'a file that says it has %i bytes and has more is taken whole',
+  async (said) => {
+    const bytes = randomBytes(2 * RUN + 5)
+    const file = { ...memoryFile(bytes), stat: async () => Promise.resolve({ size: said }) }
+    const sealed = memoryTarget()
+    await encryptFileTo(file, sealed.file, ours)
+    expect((await sdkDecrypt(theirs, sealed.all())).plaintext.equals(bytes)).toBe(true)
+  },
+)
+
+test('a file that has become shorter than it says is taken as it is', async () => {
+  const bytes = randomBytes(500)
+  const file = { ...memoryFile(bytes), stat: async () => Promise.resolve({ size: 1_000 }) }
+  const sealed = memoryTarget()
+  await encryptFileTo(file, sealed.file, ours)
+  expect((await sdkDecrypt(theirs, sealed.all())).plaintext.equals(bytes)).toBe(true)
+})
+
 test('a target that is full fails either way, and a source that fails does too', async () => {
   const plaintext = randomBytes(4 * RUN)
   for (const room of [0, 100, RUN, 3 * RUN]) {
