@@ -11,6 +11,8 @@ export type {
   PackedBatch,
   ReEncryptedBatch,
   ReEncryptOptions,
+  ServerDecryptStreamOptions,
+  ServerEncryptStreamOptions,
   StreamOptions,
 } from './client/keyfold.ts'
 export type { EncryptionContext } from './client/wire.ts'

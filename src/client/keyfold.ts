@@ -4,7 +4,7 @@
  * Every method throws KeyfoldError with a code of src/errors.ts, and takes an AbortSignal where it waits. Requests are
  * retried, with jitter, only where the code says that the same request may succeed a moment later.
  */
-import type { Transform } from 'node:stream'
+import type { Duplex, Transform } from 'node:stream'
 
 import { KeyfoldError, type MessageErrorCode } from '../errors.ts'
 import {
@@ -21,6 +21,7 @@ import {
   checkedMessage,
   decodeAnswer,
   encodeRequest,
+  streamPath,
   type BatchAnswer,
   type EncryptionContext,
   type Messages,
@@ -97,6 +98,17 @@ export interface StreamOptions extends CallOptions {
   readonly bytesMax?: number
   readonly batchesMax?: number
   readonly waitMs?: number
+}
+
+export interface ServerEncryptStreamOptions extends CallOptions {
+  /** Plaintext bytes of a frame, 4 KiB to 1 MiB: 64 KiB where absent. */
+  readonly frameBytes?: number | undefined
+}
+
+/** `context`: pairs that the message must have. */
+export interface ServerDecryptStreamOptions extends CallOptions {
+  /** The one key that may have wrapped the data key; any that the caller may use where absent. */
+  readonly key?: string | undefined
 }
 
 const DEFAULTS = {
@@ -273,6 +285,27 @@ export class Keyfold {
       (ciphertexts) => this.#decryptEach(ciphertexts, options),
       options.onFailure,
     )
+  }
+
+  // Files and streams, in the AWS Encryption SDK's format, at the server.
+
+  /**
+   * Plaintext in, one message out. Plaintext goes to the server and the data key stays there: for callers that are not
+   * to have it. The library's own encryptStream has both here, and nothing but the data key on the wire. Write and read
+   * at once, with `pipeline`. A stream that fails is destroyed with its error, and is not sent again.
+   */
+  encryptStream(key: string, options: ServerEncryptStreamOptions = {}): Duplex {
+    const { context, frameBytes, signal } = options
+    return this.#transport.stream(streamPath('encrypt', { key, frameBytes }, context), signal)
+  }
+
+  /**
+   * One message in, plaintext out as it verifies. Where the message fails in the middle the connection is cut, and the
+   * error is CONNECTION_FAILED; the server's audit log has the reason.
+   */
+  decryptStream(options: ServerDecryptStreamOptions = {}): Duplex {
+    const { context, key, signal } = options
+    return this.#transport.stream(streamPath('decrypt', { key }, context), signal)
   }
 
   /** Management: any route of the server's, small maps both ways. */

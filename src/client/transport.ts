@@ -2,11 +2,19 @@
  * The wire of the client library: POSTs over kept-alive connections, retried where it is known to be worth it.
  * A connection that was idle for five seconds is not used again: the server cuts it at about ten.
  */
-import { Agent as HttpAgent, request as httpRequest, type IncomingHttpHeaders } from 'node:http'
+import {
+  Agent as HttpAgent,
+  request as httpRequest,
+  type ClientRequest,
+  type IncomingHttpHeaders,
+  type OutgoingHttpHeaders,
+} from 'node:http'
 import { Agent as HttpsAgent, request as httpsRequest } from 'node:https'
+import type { Duplex } from 'node:stream'
 
 import { ERRORS, KeyfoldError, type ErrorCode } from '../errors.ts'
 import { decodeValue } from '../format/msgpack.ts'
+import { createServerStream } from './server-stream.ts'
 
 const IDLE_MS_MAX = 5_000
 const RETRY_MS_FIRST = 50
@@ -45,7 +53,9 @@ export class Transport {
   readonly #options: TransportOptions
   readonly #base: URL
   readonly #agent: HttpAgent
-  readonly #underWay = new Set<Promise<Buffer>>()
+  /** A connection for each stream: two that wait for one another do not wait for a place as well. */
+  readonly #streamAgent: HttpAgent
+  readonly #underWay = new Set<Promise<unknown>>()
 
   /** Errors: CONFIG_INVALID where the URL is none. */
   constructor(options: TransportOptions) {
@@ -57,25 +67,44 @@ export class Transport {
       timeout: IDLE_MS_MAX,
       scheduling: 'lifo',
     } as const
-    this.#agent =
-      this.#base.protocol === 'https:'
-        ? new HttpsAgent({ ...agentOptions, ...options.tls })
-        : new HttpAgent(agentOptions)
+    const isTls = this.#base.protocol === 'https:'
+    this.#agent = isTls
+      ? new HttpsAgent({ ...agentOptions, ...options.tls })
+      : new HttpAgent(agentOptions)
+    this.#streamAgent = isTls ? new HttpsAgent({ ...options.tls }) : new HttpAgent()
   }
 
   /** The answer's bytes. Errors: every code of the server's, CONNECTION_FAILED, ABORTED. */
   send(call: Call): Promise<Buffer> {
     const answer = this.#sendAndRetry(call)
-    this.#underWay.add(answer)
-    const done = (): void => void this.#underWay.delete(answer)
-    answer.then(done, done)
+    this.#track(answer)
     return answer
+  }
+
+  /** A body and its answer, both at once. Not sent again: what was written is gone. Errors: as send(). */
+  stream(path: string, signal: AbortSignal | undefined): Duplex {
+    if (signal?.aborted === true) throw new KeyfoldError('ABORTED')
+    const headers = { Accept: CONTENT_TYPE, 'Content-Type': 'application/octet-stream' }
+    const request = this.#request('PUT', path, { signal, headers, agent: this.#streamAgent })
+    const stream = createServerStream(request, {
+      failed: (cause) => this.#failure(cause, signal),
+      refused: (bytes, status, found) => this.#errorOf(bytes, status, found),
+    })
+    this.#track(new Promise((resolve) => stream.once('close', resolve)))
+    return stream
+  }
+
+  #track(underWay: Promise<unknown>): void {
+    this.#underWay.add(underWay)
+    const done = (): void => void this.#underWay.delete(underWay)
+    underWay.then(done, done)
   }
 
   /** Waits for what is under way. */
   async close(): Promise<void> {
     await Promise.allSettled(this.#underWay)
     this.#agent.destroy()
+    this.#streamAgent.destroy()
   }
 
   async #sendAndRetry(call: Call): Promise<Buffer> {
@@ -94,34 +123,15 @@ export class Transport {
   }
 
   #sendOnce({ method, path, body, signal, secret }: Call): Promise<Buffer> {
-    const { token, timeoutMs } = this.#options
-    const start = this.#base.protocol === 'https:' ? httpsRequest : httpRequest
+    const { timeoutMs } = this.#options
     return new Promise((resolve, reject) => {
       if (signal?.aborted === true) {
         reject(new KeyfoldError('ABORTED'))
         return
       }
-      const request = start(new URL(path, this.#base), {
-        method,
-        agent: this.#agent,
-        ...(signal === undefined ? {} : { signal }),
-        timeout: timeoutMs,
-        headers: {
-          Authorization: `Bearer ${token}`,
-          'Content-Type': CONTENT_TYPE,
-          'Content-Length': body?.length ?? 0,
-        },
-      })
-      const fail = (cause: Error): void =>
-        reject(
-          signal?.aborted === true
-            ? new KeyfoldError('ABORTED', undefined, cause)
-            : new KeyfoldError(
-                'CONNECTION_FAILED',
-                `${this.#base.origin}: ${causeText(cause)}`,
-                cause,
-              ),
-        )
+      const headers = { 'Content-Type': CONTENT_TYPE, 'Content-Length': body?.length ?? 0 }
+      const request = this.#request(method, path, { signal, headers, agent: this.#agent })
+      const fail = (cause: Error): void => reject(this.#failure(cause, signal))
       request.on('error', fail)
       request.on('timeout', () => request.destroy(new Error(`no answer within ${timeoutMs} ms`)))
       request.on('response', (response) => {
@@ -140,6 +150,33 @@ export class Transport {
       })
       request.end(body)
     })
+  }
+
+  #request(
+    method: Method,
+    path: string,
+    options: {
+      readonly signal: AbortSignal | undefined
+      readonly headers: OutgoingHttpHeaders
+      readonly agent: HttpAgent
+    },
+  ): ClientRequest {
+    const { token, timeoutMs } = this.#options
+    const { signal, headers, agent } = options
+    const start = this.#base.protocol === 'https:' ? httpsRequest : httpRequest
+    return start(new URL(path, this.#base), {
+      method,
+      agent,
+      ...(signal === undefined ? {} : { signal }),
+      timeout: timeoutMs,
+      headers: { Authorization: `Bearer ${token}`, ...headers },
+    })
+  }
+
+  #failure(cause: Error, signal: AbortSignal | undefined): KeyfoldError {
+    if (signal?.aborted === true) return new KeyfoldError('ABORTED', undefined, cause)
+    const text = `${this.#base.origin}: ${causeText(cause)}`
+    return new KeyfoldError('CONNECTION_FAILED', text, cause)
   }
 
   /** The server's {code, message, requestId} as the error it stands for. */

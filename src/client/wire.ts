@@ -66,6 +66,24 @@ function writeValue(writer: MsgpackWriter, value: RequestValue): void {
   }
 }
 
+/** Where a stream goes, and all that is said of it. Errors: CONTEXT_INVALID. */
+export function streamPath(
+  op: 'encrypt' | 'decrypt',
+  fields: Readonly<Record<string, string | number | undefined>>,
+  context: EncryptionContext = {},
+): string {
+  const query = new URLSearchParams()
+  for (const [name, value] of Object.entries(fields)) {
+    if (value !== undefined) query.append(name, String(value))
+  }
+  for (const [name, text] of Object.entries(context)) {
+    checkContextText(name)
+    checkContextText(text)
+    query.append(`context.${name}`, text)
+  }
+  return `/v1/streams/${op}?${query.toString()}`
+}
+
 /** A message of the caller's, or TypeError. */
 export function checkedMessage(message: Uint8Array): Uint8Array {
   if (message instanceof Uint8Array) return message
