@@ -20,6 +20,7 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 
 import { fillDisk, mountDisk } from '../audit/disk.ts'
 import {
+  firstLine,
   inDirectory,
   jsonOf,
   keyfold,
@@ -27,7 +28,9 @@ import {
   ROOT,
   run,
   serve,
+  start,
   type Ended,
+  type Environment,
   type Server,
 } from './command.ts'
 import { bytesOf, differences, listTree, makeTree, openTree, partsOf } from './trees.ts'
@@ -520,19 +523,54 @@ function listOf(directory: string): readonly string[] {
 test('the README: what its page on files tells people to type works as it stands there', () =>
   inTree(async (cwd) => {
     const [, page = ''] = readFileSync(join(ROOT, 'README.md'), 'utf8').split('## Encrypting files')
-    const [, script = ''] = page.split('```')
+    const blocks = page
+      .split('\n### ', 1)
+      .join()
+      .split('```')
+      .filter((_, i) => i % 2 === 1)
+    const [setUp = '', ...others] = blocks
+    const [initLine = '', serveLine = '', exportLine = '', ...rest] = setUp.trim().split('\n')
+    const env = {
+      KEYFOLD_DATA: join(cwd, 'data'),
+      KEYFOLD_LISTEN: '127.0.0.1:0',
+      KEYFOLD_LOG_LEVEL: 'error',
+      NODE: process.execPath,
+      MAIN,
+    }
+    const type = (lines: string, more: Environment = {}): ReturnType<typeof start> =>
+      start('bash', ['-eo', 'pipefail', '-c', `keyfold() { "$NODE" "$MAIN" "$@"; }\n${lines}`], {
+        env: { ...env, ...more },
+        cwd,
+      })
+    const { text: told } = await type(initLine).ended
+    const token = /^kf_\S+$/m.exec(told)?.[0]
+    // exec, so that a signal is the server's.
+    const [command = ''] = serveLine.replace('keyfold', 'exec "$NODE" "$MAIN"').split('#')
+    const serving = type(`${command} --ready-json`)
+    const { url } = JSON.parse(await firstLine(serving.child)) as { readonly url: string }
+    expect(exportLine).toBe('export KEYFOLD_URL=http://127.0.0.1:8790 KEYFOLD_TOKEN=kf_…')
+
     makeTree(join(cwd, 'photos'))
-    writeFileSync(join(cwd, 'report.pdf'), 'a report, '.repeat(100))
-    await call(cwd, 'keys', 'create', '--alias', 'alias/backup-2027')
-    const program = `keyfold() { "$NODE" "$MAIN" "$@"; }\nset -e\n${script}`
-    const env = { ...server.env, NODE: process.execPath, MAIN }
-    const { code, text } = await run('bash', ['-c', program], { env, cwd })
-    expect(code).toBe(0)
-    expect(text.endsWith('a report, '.repeat(10))).toBe(true)
+    const contents = {
+      'report.pdf': 'a report',
+      'march.csv': 'march, '.repeat(100),
+      'notes.txt': '',
+    }
+    for (const [name, content] of Object.entries(contents)) writeFileSync(join(cwd, name), content)
+    const typed = type([...rest, ...others].join('\n'), { KEYFOLD_URL: url, KEYFOLD_TOKEN: token })
+    const { code, text, stderr } = await typed.ended
+    expect({ code, stderr }).toMatchObject({ code: 0 })
     expect(text).toContain('photos/1 bytes\n')
-    expect(readFileSync(join(cwd, 'restored/report.pdf'), 'utf8')).toBe('a report, '.repeat(100))
+    expect(text).toContain('march, '.repeat(100).slice(0, 100))
+    // The second run over the directory had nothing to do.
+    expect(stderr).toMatch(/keyfold: 0 encrypted, \d+ left as they were/)
+    for (const [name, content] of Object.entries(contents)) {
+      expect(readFileSync(join(cwd, 'restored', name), 'utf8')).toBe(content)
+    }
     const back = listTree(join(cwd, 'restored/photos'))
     expect(differences(back, listTree(join(cwd, 'photos')))).toEqual([])
+    serving.child.kill('SIGTERM')
+    expect((await serving.ended).code).toBe(0)
   }))
 
 test('how far it is: a bar, a rate and the time that is left on a terminal, nothing with -q', () =>
