@@ -93,7 +93,7 @@ describe('the AWS Encryption SDK', () => {
 describe('keyfold rekey', () => {
   test('puts files under another key with a new data key, and keeps everything else', () =>
     inDirectory(async (cwd) => {
-      const names = [0, 1, 200_000]
+      const names = [0, 1, 200_000, 5_000_003]
       for (const size of names) writeFileSync(join(cwd, `${size}`), bytesOf(size))
       const files = names.map((name) => `${name}.kfe`)
       await call(
@@ -125,8 +125,9 @@ describe('keyfold rekey', () => {
         '0.kfe',
         'link',
         '200000.kfe',
+        '5000003.kfe',
       )
-      expect(ended).toMatchObject({ code: 0, stderr: 'keyfold: 3 encrypted anew\n' })
+      expect(ended).toMatchObject({ code: 0, stderr: 'keyfold: 4 encrypted anew\n' })
       for (const [i, file] of files.entries()) {
         const after = await inspected(cwd, file)
         expect(after.keys).toEqual([`aws-kms ${newArn}`, `aws-kms ${oldArn}`])
