@@ -301,6 +301,8 @@ export const CATALOG_STATEMENT_MS_MAX = 10_000
 export const CATALOG_LOCK_MS_MAX = 8_000
 /** A node that stops within a change ends every other node's changes for so long. */
 export const CATALOG_IDLE_TRANSACTION_MS_MAX = 5_000
+/** The server ends the session of a node that it has not heard of for so long. */
+export const CATALOG_PEER_GONE_MS_MAX = 15_000
 /** A node asks so often what has changed: a change is in force everywhere after about as long. */
 export const CATALOG_POLL_MS = 200
 /** So long after the start of a poll a node acts on what it read; beyond that it serves nothing. */

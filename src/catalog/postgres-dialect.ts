@@ -3,9 +3,11 @@
  * differs is settled here: how bytes and texts are called, how numbers come back, and which failures mean what.
  *
  * Every statement ends: the server has its own bounds, and a connection that does not answer within ours is thrown
- * away. No error holds more than the server's message: what it adds (DETAIL) may hold values of rows.
+ * away, for a network that loses packets ends no connection. Either side asks of one that is silent whether the other
+ * still is there. No error holds more than the server's message: what it adds (DETAIL) may hold values of rows.
  */
 import { readFileSync } from 'node:fs'
+import { Socket } from 'node:net'
 import {
   PostgresDialect,
   PostgresQueryCompiler,
@@ -22,6 +24,7 @@ import {
   CATALOG_CONNECT_MS_MAX,
   CATALOG_IDLE_TRANSACTION_MS_MAX,
   CATALOG_LOCK_MS_MAX,
+  CATALOG_PEER_GONE_MS_MAX,
 } from '../limits.ts'
 import { ConflictError } from './conflict.ts'
 
@@ -32,8 +35,6 @@ export interface PostgresOptions {
   readonly connectionsMax: number
   /** Of one statement; the connection gets a little longer to say that it was stopped. */
   readonly statementMsMax: number
-  /** What went wrong with a connection that nobody was using. */
-  readonly lost?: () => void
 }
 
 export class SharedDialect extends PostgresDialect {
@@ -56,15 +57,11 @@ class Compiler extends PostgresQueryCompiler {
   }
 }
 
-function poolOf({
-  address,
-  connectionsMax,
-  statementMsMax,
-  lost = () => undefined,
-}: PostgresOptions): PostgresPool {
+function poolOf({ address, connectionsMax, statementMsMax }: PostgresOptions): PostgresPool {
   const answerMsMax = statementMsMax + ANSWER_MS
+  const sockets = new Sockets()
   const pool = new pg.Pool({
-    ...connectionOf(address),
+    ...connectionOf(address, sockets),
     max: connectionsMax,
     statement_timeout: statementMsMax,
     lock_timeout: Math.min(CATALOG_LOCK_MS_MAX, statementMsMax),
@@ -72,7 +69,7 @@ function poolOf({
     idle_in_transaction_session_timeout: CATALOG_IDLE_TRANSACTION_MS_MAX,
   })
   // Without a listener the end of an idle connection would be the end of the process.
-  pool.on('error', lost)
+  pool.on('error', () => undefined)
   return {
     connect: async () => {
       try {
@@ -81,14 +78,20 @@ function poolOf({
         throw failureOf(error)
       }
     },
-    end: () => pool.end(),
+    end: async () => {
+      await pool.end()
+      sockets.abandon()
+    },
   }
 }
 
 /** So long after its own bound the server may take to say that a statement was stopped. */
 const ANSWER_MS = 1_000
 
-function connectionOf({ host, port, database, user, password, tls }: PostgresAddress) {
+function connectionOf(
+  { host, port, database, user, password, tls }: PostgresAddress,
+  sockets: Sockets,
+) {
   return {
     host,
     port,
@@ -99,8 +102,40 @@ function connectionOf({ host, port, database, user, password, tls }: PostgresAdd
     types: { getTypeParser },
     application_name: 'keyfold',
     connectionTimeoutMillis: CATALOG_CONNECT_MS_MAX,
+    stream: () => sockets.create(),
+    // Node probes an idle connection each second from then on, and ends it after ten without an answer.
     keepAlive: true,
     keepAliveInitialDelayMillis: CATALOG_CONNECT_MS_MAX,
+    options: PEER_GONE,
+  }
+}
+
+/** By default a server keeps the session of a node that vanished for two hours, and there are 100 of them. */
+const PEER_GONE = [
+  `-c tcp_keepalives_idle=${CATALOG_PEER_GONE_MS_MAX / 3_000}`,
+  `-c tcp_keepalives_interval=${CATALOG_PEER_GONE_MS_MAX / 3_000}`,
+  '-c tcp_keepalives_count=2',
+  // Where something was sent to it that it never confirmed there are no probes.
+  `-c tcp_user_timeout=${CATALOG_PEER_GONE_MS_MAX}`,
+].join(' ')
+
+/** The sockets of a pool. One that says goodbye to nobody would keep the process for a quarter of an hour. */
+class Sockets {
+  readonly #open = new Set<Socket>()
+
+  create(): Socket {
+    const socket = new Socket()
+    this.#open.add(socket)
+    socket.once('close', () => this.#open.delete(socket))
+    return socket
+  }
+
+  /** What is sent is sent; nobody waits for those that do not answer. */
+  abandon(): void {
+    for (const socket of this.#open) {
+      socket.unref()
+      setTimeout(() => socket.destroy(), CATALOG_CONNECT_MS_MAX).unref()
+    }
   }
 }
 
@@ -115,11 +150,11 @@ function encryptionOf({ caFile, certFile, keyFile }: NonNullable<PostgresAddress
   }
 }
 
-/** One that is lent out. After a failure that is not the server's own answer nobody gets it again. */
+/** One that is lent out. After a failure that is not the server's own answer nothing is sent on it, and nobody gets it again. */
 class Connection implements PostgresPoolClient {
   readonly #client: pg.PoolClient
   readonly #answerMsMax: number
-  #broken = false
+  #failure: Error | undefined
 
   constructor(client: pg.PoolClient, answerMsMax: number) {
     this.#client = client
@@ -127,11 +162,13 @@ class Connection implements PostgresPoolClient {
     client.on('error', this.#break)
   }
 
-  readonly #break = (): void => {
-    this.#broken = true
+  readonly #break = (error: Error): void => {
+    this.#failure ??= failureOf(error)
   }
 
   readonly query = (async (sql: string, parameters: readonly unknown[]) => {
+    // Such as the ROLLBACK of what failed: it would wait for as long again.
+    if (this.#failure !== undefined) throw this.#failure
     let timer: NodeJS.Timeout | undefined
     const tooLate = new Promise<never>((_resolve, reject) => {
       timer = setTimeout(
@@ -142,8 +179,9 @@ class Connection implements PostgresPoolClient {
     try {
       return await Promise.race([this.#client.query(sql, [...parameters]), tooLate])
     } catch (error) {
-      if (!(error instanceof pg.DatabaseError) || isEnd(error)) this.#broken = true
-      throw failureOf(error)
+      const failure = failureOf(error)
+      if (!(error instanceof pg.DatabaseError) || isEnd(error)) this.#failure ??= failure
+      throw failure
     } finally {
       clearTimeout(timer)
     }
@@ -151,7 +189,7 @@ class Connection implements PostgresPoolClient {
 
   release(): void {
     this.#client.off('error', this.#break)
-    this.#client.release(this.#broken)
+    this.#client.release(this.#failure !== undefined)
   }
 }
 
@@ -166,8 +204,11 @@ const CHANNEL = 'keyfold'
 export class Hints {
   readonly #address: PostgresAddress
   readonly #hinted: () => void
+  readonly #sockets = new Sockets()
   #client: pg.Client | undefined
   #opening = false
+  #sending = false
+  #sendAgain = false
   #closed = false
 
   constructor(address: PostgresAddress, hinted: () => void) {
@@ -179,32 +220,51 @@ export class Hints {
   async listen(): Promise<void> {
     if (this.#client !== undefined || this.#opening || this.#closed) return
     this.#opening = true
-    const client = new pg.Client(connectionOf(this.#address))
-    const forget = (): void => {
-      if (this.#client === client) this.#client = undefined
-    }
-    client.on('error', forget)
-    client.on('end', forget)
+    const client = new pg.Client({
+      ...connectionOf(this.#address, this.#sockets),
+      query_timeout: CATALOG_CONNECT_MS_MAX,
+    })
+    client.on('error', () => this.#drop(client))
+    client.on('end', () => this.#drop(client))
     client.on('notification', () => this.#hinted())
     try {
       await client.connect()
       await client.query(`listen ${CHANNEL}`)
-      if (this.#closed) await client.end()
+      if (this.#closed) this.#drop(client)
       else this.#client = client
     } catch {
-      client.end().catch(() => undefined)
+      this.#drop(client)
     } finally {
       this.#opening = false
     }
   }
 
+  /** What changed while one was under way is told by one more. */
   send(): void {
-    this.#client?.query('select pg_notify($1, $2)', [CHANNEL, '']).catch(() => undefined)
+    this.#sendAgain = true
+    if (!this.#sending) void this.#sendWhileAsked()
   }
 
-  async close(): Promise<void> {
+  async #sendWhileAsked(): Promise<void> {
+    this.#sending = true
+    while (this.#sendAgain && this.#client !== undefined) {
+      this.#sendAgain = false
+      const client = this.#client
+      await client.query('select pg_notify($1, $2)', [CHANNEL, '']).catch(() => this.#drop(client))
+    }
+    this.#sending = false
+  }
+
+  /** One that does not answer is given up; the next change listens on another. */
+  #drop(client: pg.Client): void {
+    if (this.#client === client) this.#client = undefined
+    client.end().catch(() => undefined)
+  }
+
+  close(): void {
     this.#closed = true
-    await this.#client?.end()
+    if (this.#client !== undefined) this.#drop(this.#client)
+    this.#sockets.abandon()
   }
 }
 

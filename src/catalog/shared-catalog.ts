@@ -142,7 +142,8 @@ class SharedCatalog implements Catalog {
         follow: async (since, number) => {
           await assertMigrationsUnderstood(this.db)
           await follower.follow(since, number)
-          await this.#hints.listen()
+          // Not waited for: a lease that needs no hint does not end for want of one.
+          void this.#hints.listen()
         },
       },
       clockMs,
@@ -156,7 +157,7 @@ class SharedCatalog implements Catalog {
 
   async close(): Promise<void> {
     await this.#membership?.leave()
-    await this.#hints.close()
+    this.#hints.close()
     await this.#memberDb?.destroy()
     await this.db.destroy()
   }

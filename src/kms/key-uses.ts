@@ -79,9 +79,12 @@ export class KeyUses {
     return flush
   }
 
+  /** A process that ends while the catalog is away ends nevertheless, as if it had been killed. */
   async close(): Promise<void> {
     clearInterval(this.#timer)
-    await this.flush()
+    await this.flush().catch((error: unknown) => {
+      this.#log(`use counts of keys are lost: the catalog does not take them: ${String(error)}`)
+    })
   }
 
   async #flush(): Promise<void> {

@@ -3,7 +3,16 @@
  * tests skip and say what to install; in CI they fail.
  */
 import { execFileSync, spawn, type ChildProcess } from 'node:child_process'
-import { chownSync, existsSync, mkdtempSync, readdirSync, rmSync } from 'node:fs'
+import {
+  chmodSync,
+  chownSync,
+  copyFileSync,
+  existsSync,
+  mkdtempSync,
+  readdirSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import pg from 'pg'
@@ -21,12 +30,26 @@ const PROGRAMS = existsSync(VERSIONS)
       .at(-1)
   : undefined
 
+export interface Listening {
+  readonly addresses: readonly string[]
+  /** Lines of pg_hba.conf beside the one for the socket. */
+  readonly letIn: readonly string[]
+  readonly tls?: { readonly certFile: string; readonly keyFile: string }
+}
+
+const TLS_FILES = ({ certFile, keyFile }: NonNullable<Listening['tls']>) => ({
+  'server.crt': certFile,
+  'server.key': keyFile,
+})
+
 export class Postgres {
   readonly #programs: string
   readonly #directory: string
   readonly #owner = process.getuid?.() === 0 ? { uid: NOBODY, gid: NOBODY } : {}
   #server: ChildProcess | undefined
   #databases = 0
+  #addresses = ''
+  #tls = false
 
   constructor(programs: string) {
     this.#programs = programs
@@ -43,11 +66,25 @@ export class Postgres {
     return join(this.#directory, 'cluster')
   }
 
+  /** Where else it listens, whom it lets in there, and with what certificate; from its next start on. */
+  listen({ addresses, letIn, tls }: Listening): void {
+    this.#addresses = addresses.join(',')
+    const hba = ['local all all trust', ...letIn].map((line) => `${line}\n`).join('')
+    writeFileSync(join(this.#cluster, 'pg_hba.conf'), hba)
+    for (const [from, to] of tls === undefined ? [] : Object.entries(TLS_FILES(tls))) {
+      copyFileSync(to, join(this.#cluster, from))
+      chmodSync(join(this.#cluster, from), 0o600)
+      if (this.#owner.uid !== undefined) chownSync(join(this.#cluster, from), NOBODY, NOBODY)
+    }
+    this.#tls = tls !== undefined
+  }
+
   /** Ready for connections when it resolves. */
   async start(): Promise<void> {
+    const settings = [`listen_addresses=${this.#addresses}`, `ssl=${this.#tls ? 'on' : 'off'}`]
     const server = spawn(
       join(this.#programs, 'postgres'),
-      ['-D', this.#cluster, '-k', this.#directory, '-c', 'listen_addresses='],
+      ['-D', this.#cluster, '-k', this.#directory, ...settings.flatMap((one) => ['-c', one])],
       { ...this.#owner, stdio: ['ignore', 'ignore', 'pipe'], cwd: this.#directory },
     )
     this.#server = server
@@ -84,6 +121,11 @@ export class Postgres {
 
   #url(database: string): string {
     return `postgres://keyfold@localhost/${database}?host=${this.#directory}`
+  }
+
+  /** The same database by one of the addresses. */
+  urlAt(address: string, url: string): string {
+    return `postgres://keyfold@${address}${new URL(url).pathname}`
   }
 
   /** As anybody else would ask it, past all of keyfold. */

@@ -22,6 +22,8 @@ export interface RunOptions {
   readonly env?: Environment
   readonly cwd?: string
   readonly input?: string | Uint8Array
+  /** A command that runs another one as itself, such as `ip netns exec NAME`: what stands before it. */
+  readonly within?: readonly string[]
 }
 
 export interface Started {
@@ -46,9 +48,10 @@ afterAll(() => {
 export function start(
   file: string,
   args: readonly string[],
-  { env, cwd, input }: RunOptions = {},
+  { env, cwd, input, within = [] }: RunOptions = {},
 ): Started {
-  const child = spawn(file, args, {
+  const [program, ...parameters] = [...within, file, ...args] as [string, ...string[]]
+  const child = spawn(program, parameters, {
     env: environment(env),
     ...(cwd === undefined ? {} : { cwd }),
     stdio: ['pipe', 'pipe', 'pipe'],

@@ -10,14 +10,9 @@ import { afterAll, beforeAll, expect, test } from 'vitest'
 
 import { describeWithPostgres } from '../catalog/postgres.ts'
 import { jsonOf, keyfold, serve, type Server } from '../cli/command.ts'
+import { callersWith, type Callers } from './callers.ts'
 
 const ROOT_KEY = '5a'.repeat(32)
-
-interface Answer {
-  readonly code?: string
-  readonly keyId: string
-  readonly ciphertexts?: readonly string[]
-}
 
 describeWithPostgres('three servers', (postgres) => {
   let parent: string
@@ -25,6 +20,11 @@ describeWithPostgres('three servers', (postgres) => {
   let token: string
   let nodes: Server[]
   let directories = 0
+  let call: Callers['call']
+  let encrypt: Callers['encrypt']
+  let createKey: Callers['createKey']
+  let change: Callers['change']
+  let load: Callers['load']
 
   const settings = { KEYFOLD_ROOT_KEY_SOURCE: 'environment', KEYFOLD_ROOT_KEY: ROOT_KEY }
   /** Nothing in its data directory: everything that it needs is in the catalog and the environment. */
@@ -39,79 +39,13 @@ describeWithPostgres('three servers', (postgres) => {
     catalog = await postgres.createDatabase()
     const init = ['init', '--data', join(parent, 'init'), '--catalog', catalog, '--json']
     token = jsonOf<{ token: string }>(await keyfold(init, { env: settings })).token
+    ;({ call, encrypt, createKey, change, load } = callersWith(token))
     nodes = await Promise.all([startNode(), startNode(), startNode()])
   })
   afterAll(async () => {
     for (const node of nodes) await node.stop('SIGKILL')
     rmSync(parent, { recursive: true, force: true })
   })
-
-  async function call(
-    node: Server,
-    path: string,
-    { method = 'POST', fields }: { readonly method?: string; readonly fields?: unknown } = {},
-  ): Promise<Answer> {
-    const response = await fetch(`${node.ready.url}${path}`, {
-      method,
-      headers: { authorization: `Bearer ${token}`, 'content-type': 'application/json' },
-      ...(fields === undefined ? {} : { body: JSON.stringify(fields) }),
-    })
-    return (await response.json()) as Answer
-  }
-  /** Sealed, or the code of the error. */
-  const encrypt = async (node: Server, key: string): Promise<string> => {
-    const fields = { key, context: {}, plaintexts: [Buffer.from('text').toString('base64')] }
-    const { code, ciphertexts } = await call(node, '/v1/encrypt', { fields })
-    return code ?? (ciphertexts?.length === 1 ? 'sealed' : 'nothing')
-  }
-  const createKey = async (node: Server): Promise<string> =>
-    (await call(node, '/v1/keys', { fields: {} })).keyId
-  const change = (node: Server, key: string, to: 'enable' | 'disable'): Promise<Answer> =>
-    call(node, `/v1/keys/${encodeURIComponent(key)}/${to}`, { fields: {} })
-
-  /** Callers of these nodes who go on until they are told to stop; each outcome with the phase in which it was asked. */
-  function load(targets: readonly Server[], key: string) {
-    const asked: { readonly phase: number; outcome: string }[] = []
-    let phase = 0
-    let stopped = false
-    const callers = targets.flatMap((node) =>
-      Array.from({ length: 3 }, async () => {
-        while (!stopped) {
-          const one = { phase, outcome: 'under way' }
-          asked.push(one)
-          one.outcome = await encrypt(node, key).catch((error: unknown) => String(error))
-          await turn()
-        }
-      }),
-    )
-    return {
-      /** Requests from now on are counted apart; answers which number they have. */
-      nextPhase: (): number => ++phase,
-      /** When there are so many of this phase. */
-      until: async (wanted: number, least: number): Promise<void> => {
-        const done = (): number =>
-          asked.filter((one) => one.phase === wanted && one.outcome !== 'under way').length
-        while (done() < least) await turn()
-      },
-      /** When none of this phase is under way any more. */
-      settled: async (wanted: number): Promise<void> => {
-        const isOpen = (one: (typeof asked)[number]): boolean =>
-          one.phase === wanted && one.outcome === 'under way'
-        while (asked.some(isOpen)) await turn()
-      },
-      outcomes: (wanted: number): Record<string, number> => {
-        const counts: Record<string, number> = {}
-        for (const one of asked) {
-          if (one.phase === wanted) counts[one.outcome] = (counts[one.outcome] ?? 0) + 1
-        }
-        return counts
-      },
-      stop: async (): Promise<void> => {
-        stopped = true
-        await Promise.all(callers)
-      },
-    }
-  }
 
   test('seal nothing that was asked for after a disable was answered, and all after an enable', async () => {
     const [a, b, c] = nodes as [Server, Server, Server]
