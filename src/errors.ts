@@ -346,3 +346,14 @@ export class KeyfoldError extends Error {
     return ERRORS[this.code].retryable
   }
 }
+
+/** With what is behind it, for operators: of what a caller is told the reason is often nobody else's business. */
+export function reasonOf(error: unknown): string {
+  const reasons: string[] = []
+  for (let cause = error; cause !== undefined; cause = (cause as Error).cause) {
+    // Several addresses were tried, and none answered: each says why.
+    if (cause instanceof AggregateError) reasons.push(...cause.errors.map(reasonOf))
+    else reasons.push(cause instanceof Error ? cause.message : String(cause))
+  }
+  return [...new Set(reasons)].join(': ')
+}

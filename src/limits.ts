@@ -317,9 +317,12 @@ export const CATALOG_ACKNOWLEDGE_MS_MAX = 8_000
 export const CATALOG_REMOVALS_KEPT = 100_000
 /** Longest time that a key may be served for without the catalog: a key's owner asks for it, by a tag. */
 export const SERVED_ALONE_SECONDS_MAX = 86_400
-/** A transaction that lost against another one is tried again, each time after a longer wait. */
-export const CATALOG_ATTEMPTS_MAX = 8
+/** A transaction that lost against another one is tried again for so long, each time after a longer wait. */
+export const CATALOG_RETRYING_MS_MAX = 8_000
 export const CATALOG_RETRY_MS = 10
+export const CATALOG_RETRY_MS_MAX = 500
+/** Changes of one node take turns; at some milliseconds each, more than these would outlast whoever asked for them. */
+export const CATALOG_CHANGES_WAITING_MAX = 1_000
 // Key stores beside the local one.
 
 /** AWS KMS: ten of them in an account and region. */
@@ -370,6 +373,7 @@ assert(CATALOG_LEASE_MS * 1.1 <= CATALOG_LEASE_OVER_MS)
 assert(CATALOG_LEASE_OVER_MS < CATALOG_ACKNOWLEDGE_MS_MAX)
 assert(CATALOG_IDLE_TRANSACTION_MS_MAX < CATALOG_LOCK_MS_MAX)
 assert(CATALOG_LOCK_MS_MAX < CATALOG_STATEMENT_MS_MAX)
+assert(CATALOG_RETRYING_MS_MAX < CATALOG_STATEMENT_MS_MAX)
 // setTimeout takes 31 bits.
 assert(SCHEDULER_RECHECK_MS < 2 ** 31)
 assert(MESSAGE_BYTES_MAX < REQUEST_BYTES_MAX_DEFAULT)

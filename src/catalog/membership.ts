@@ -15,6 +15,7 @@
  */
 import type { Kysely } from 'kysely'
 
+import { reasonOf } from '../errors.ts'
 import { CATALOG_LEASE_MS, CATALOG_POLL_MS } from '../limits.ts'
 import { BoundedLease } from './lease.ts'
 import { insertNode, leaveNodes, renewNode } from './nodes.ts'
@@ -106,11 +107,12 @@ export class Membership {
       this.#again = false
       try {
         await this.#renew()
+        if (this.#failing) this.#options.log('the catalog is followed again')
         this.#failing = false
       } catch (error) {
         this.counters.failures++
         if (!this.#failing) {
-          this.#options.log(`the catalog cannot be followed: ${messageOf(error)}`)
+          this.#options.log(`the catalog cannot be followed: ${reasonOf(error)}`)
         }
         this.#failing = true
       }
@@ -148,8 +150,4 @@ export class Membership {
     this.counters.changeNumber = number
     this.counters.renewals++
   }
-}
-
-function messageOf(error: unknown): string {
-  return error instanceof Error ? error.message : String(error)
 }

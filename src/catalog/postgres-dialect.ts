@@ -285,19 +285,32 @@ function isEnd({ code = '' }: pg.DatabaseError): boolean {
   return code.startsWith('57P') || code === '25P03' || code.startsWith('08')
 }
 
+const INVALID_AUTHORIZATION_CLASS = '28'
+
 function failureOf(error: unknown): Error {
-  if (!(error instanceof pg.DatabaseError)) {
-    return new KeyfoldError('CATALOG_UNAVAILABLE', undefined, error)
-  }
+  if (!(error instanceof pg.DatabaseError)) return unavailable(error, isOfPassword(error))
   const { code = '', message } = error
   if (CONFLICTS.has(code)) return new ConflictError(message)
   if (UNAVAILABLE_CLASSES.has(code.slice(0, 2)) || UNAVAILABLE.has(code)) {
-    return new KeyfoldError('CATALOG_UNAVAILABLE', undefined, new Error(message))
+    return unavailable(new Error(message), code.startsWith(INVALID_AUTHORIZATION_CLASS))
   }
   if (code === CHARACTER_NOT_IN_REPERTOIRE) {
     return new KeyfoldError('REQUEST_MALFORMED', 'a text holds a character that none may hold')
   }
   return new Error(message)
+}
+
+/** Why is for operators: callers are not told who the database is. */
+function unavailable(cause: unknown, isOfPassword: boolean): KeyfoldError {
+  const named = isOfPassword
+    ? new Error('catalog, catalogPasswordFile: user and password are not taken', { cause })
+    : cause
+  return new KeyfoldError('CATALOG_UNAVAILABLE', undefined, named)
+}
+
+/** The driver's own: a server wants a password and there is none, or does not know it itself. */
+function isOfPassword(error: unknown): boolean {
+  return error instanceof Error && error.message.startsWith('SASL:')
 }
 
 // How values come back.

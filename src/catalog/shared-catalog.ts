@@ -2,6 +2,7 @@
 import { randomBytes } from 'node:crypto'
 import { Kysely } from 'kysely'
 
+import { KeyfoldError, reasonOf } from '../errors.ts'
 import { CATALOG_CONNECTIONS_MAX, CATALOG_LEASE_MS, CATALOG_STATEMENT_MS_MAX } from '../limits.ts'
 import { waitUntilConfirmed } from './acknowledge.ts'
 import {
@@ -37,8 +38,14 @@ export async function openSharedCatalog(
     return await honouring(catalog)
   } catch (error) {
     await db.destroy()
-    throw error
+    throw withReason(error)
   }
+}
+
+/** Whoever opens a catalog runs it, and may know who it is and why it does not answer. */
+function withReason(error: unknown): unknown {
+  if (!(error instanceof KeyfoldError) || error.cause === undefined) return error
+  return new KeyfoldError(error.code, reasonOf(error.cause), error.cause)
 }
 
 function open(
