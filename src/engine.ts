@@ -11,7 +11,6 @@ import {
   type AuditLog,
 } from './audit/audit-log.ts'
 import { openCatalog, type Catalog } from './catalog/catalog.ts'
-import { pullRootFiles } from './catalog/root-files.ts'
 import type { Config } from './config.ts'
 import { chooseCrypto } from './crypto/choose.ts'
 import type { Crypto, KeyTableUsage } from './crypto/crypto.ts'
@@ -24,8 +23,7 @@ import { KeyfoldError } from './errors.ts'
 import type { GuardFigures } from './key-stores/guard.ts'
 import { GuardedKeyStore, type GuardedStoreSettings } from './key-stores/guarded.ts'
 import { LocalKeyStore } from './key-stores/local.ts'
-import { closeRootKeys, openRootKeys } from './key-stores/root-key.ts'
-import type { RootKeys } from './key-stores/sealing-keys.ts'
+import { closeRootKeys, openRootKeys, type OpenRootKeys } from './key-stores/root-key.ts'
 import { SecretSealer } from './key-stores/secret-sealer.ts'
 import { AccessKeys } from './kms/access-keys.ts'
 import { Authorizer } from './kms/authorizer.ts'
@@ -37,6 +35,8 @@ import { KeyStores } from './kms/key-stores.ts'
 import { keyStoreOpener } from './kms/open-key-store.ts'
 import { KeyUses } from './kms/key-uses.ts'
 import { Kms } from './kms/kms.ts'
+import { pullRootFiles } from './kms/root-files.ts'
+import { RootFollower } from './kms/root-follower.ts'
 import { Scheduler } from './kms/scheduler.ts'
 import { Tokens } from './kms/tokens.ts'
 import { WrapBudgets, type WrapFigures } from './kms/wrap-budgets.ts'
@@ -113,14 +113,10 @@ export async function openEngine(config: Config, options: EngineOptions): Promis
     // A shared catalog knows its root key; of an embedded one nothing is touched before the root key fits.
     if (config.catalog !== undefined) {
       catalog = await openCatalog(config)
-      await pullRootFiles(catalog.db, config.dataDirectory)
+      await pullRootFiles(catalog, config.dataDirectory)
     }
     const roots = await openRootKeys(config, crypto)
-    if (roots.previous !== undefined) {
-      options.log(
-        'a rotation of the root key is not complete: stop, and run keyfold root-key rotate',
-      )
-    }
+    warnOfRotation(roots, { shared: config.catalog !== undefined, log: options.log })
     catalog ??= await openCatalog(config)
     return await openOn(catalog, roots, { config, crypto, ...options })
   } catch (error) {
@@ -131,12 +127,14 @@ export async function openEngine(config: Config, options: EngineOptions): Promis
 
 async function openOn(
   catalog: Catalog,
-  roots: RootKeys,
+  roots: OpenRootKeys,
   { config, crypto, ...options }: EngineOptions & Pick<Engine, 'config' | 'crypto'>,
 ): Promise<Engine> {
   const local = new LocalKeyStore(crypto, roots)
   const secretSealer = new SecretSealer(crypto, roots)
   closeRootKeys(crypto, roots)
+  const { check, nextCheck, next } = roots
+  const nextRoot = next && nextCheck ? { version: next.version, check: nextCheck } : undefined
   const { wallClockMs = Date.now, log } = options
   const wraps = new WrapBudgets(catalog, { log, onWornOut: () => scheduler.wake() })
   const openKeyStore =
@@ -243,7 +241,9 @@ async function openOn(
         accessKeys,
         identityPolicies,
         keyStores,
+        rootKey: new RootFollower(catalog, { check, next: nextRoot }, [local, secretSealer]),
       }),
+      rootVersion: nextRoot?.version ?? roots.current.version,
       clockMs: () => crypto.clockMs(),
       log,
     })
@@ -340,6 +340,19 @@ async function openOn(
       accessKeys.lock()
       await catalog.close()
     },
+  }
+}
+
+function warnOfRotation(
+  { previous, next, nextCheck }: OpenRootKeys,
+  { shared, log }: { readonly shared: boolean; readonly log: EngineOptions['log'] },
+): void {
+  if (previous !== undefined) {
+    const stop = shared ? '' : 'stop, and '
+    log(`a rotation of the root key is not complete: ${stop}run keyfold root-key rotate`)
+  }
+  if (nextCheck !== undefined && next === undefined) {
+    log('another root key is announced, which this node lacks: when it is in use this node stops')
   }
 }
 

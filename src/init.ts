@@ -6,11 +6,13 @@
 import { mkdirSync } from 'node:fs'
 
 import { openCatalog } from './catalog/catalog.ts'
-import { pushRootFiles } from './catalog/root-files.ts'
+import { insertRootFiles } from './catalog/root-files.ts'
+import { readTokens } from './catalog/tokens.ts'
 import type { Config } from './config.ts'
 import { chooseCrypto } from './crypto/choose.ts'
 import { KeyfoldError } from './errors.ts'
 import { createRootKey } from './key-stores/root-key.ts'
+import { localRootFiles } from './kms/root-files.ts'
 import { Tokens } from './kms/tokens.ts'
 
 /** Returns the admin token, which is kept nowhere. */
@@ -22,25 +24,32 @@ export async function initDataDirectory(
   mkdirSync(config.dataDirectory, { recursive: true, mode: 0o700 })
   // The catalog first: it tells whether there is anything to lose before a root key is made.
   const catalog = await openCatalog(config)
+  const { shared } = catalog
   try {
     const tokens = await Tokens.load(catalog)
-    if (tokens.list().length > 0) {
-      throw new KeyfoldError(
-        'CONFIG_INVALID',
-        `${catalog.shared ? 'the catalog' : config.dataDirectory} was initialised before; ` +
-          'its admin token was shown then',
-      )
-    }
-    await createRootKey(config, crypto)
-    if (catalog.shared) await pushRootFiles(catalog.db, config.dataDirectory)
-    const { token } = await tokens.create({
-      name: 'admin',
-      principalArn: `arn:aws:iam::${config.account}:root`,
-      actions: ['*'],
-      keys: ['*'],
-    })
+    // In its transaction: of several that begin at once one makes root key and token, and the others have made nothing.
+    const { token } = await tokens.create(
+      {
+        name: 'admin',
+        principalArn: `arn:aws:iam::${config.account}:root`,
+        actions: ['*'],
+        keys: ['*'],
+      },
+      async (transaction) => {
+        if ((await readTokens(transaction)).length > 0) throw initialisedBefore(config, shared)
+        await createRootKey(config, crypto)
+        if (shared) await insertRootFiles(transaction, localRootFiles(config.dataDirectory))
+      },
+    )
     return token
   } finally {
     await catalog.close()
   }
+}
+
+function initialisedBefore({ dataDirectory }: Config, shared: boolean): KeyfoldError {
+  return new KeyfoldError(
+    'CONFIG_INVALID',
+    `${shared ? 'the catalog' : dataDirectory} was initialised before; its admin token was shown then`,
+  )
 }

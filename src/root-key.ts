@@ -1,7 +1,7 @@
-/** What `keyfold root-key` does with the root key of a data directory, while no server has it open. */
+/** What `keyfold root-key` does with the root key: of a data directory that no server has open, or of a shared catalog. */
 import { randomBytes } from 'node:crypto'
 
-import { isCatalogIn, openCatalog } from './catalog/catalog.ts'
+import { isCatalogIn, openCatalog, type Catalog } from './catalog/catalog.ts'
 import type { Config } from './config.ts'
 import { chooseCrypto } from './crypto/choose.ts'
 import type { Crypto } from './crypto/crypto.ts'
@@ -21,16 +21,19 @@ import {
 } from './key-stores/root-key.ts'
 import { sealRootKey } from './key-stores/sealed-root-key.ts'
 import { SecretSealer } from './key-stores/secret-sealer.ts'
+import { pullRootFiles } from './kms/root-files.ts'
 import { resealCatalog } from './kms/root-rotation.ts'
+import { prepareSharedRotation, rotateSharedRoot } from './kms/shared-root-rotation.ts'
 
 type Log = (message: string) => void
 
-/** After the root key was seen to be the right one. Errors: as openRootKeys. */
+/** After the root key was seen to be the right one. Errors: as openRootKeys, and CATALOG_UNAVAILABLE. */
 export async function rootKeyStatus(
   config: Config,
   { log }: { readonly log: Log },
 ): Promise<RootKeyState> {
   const crypto = cryptoOf(config, log)
+  await withSharedCatalog(config, async (catalog) => pullRootFiles(catalog, config.dataDirectory))
   closeRootKeys(crypto, await openRootKeys(config, crypto))
   return rootKeyState(config)
 }
@@ -76,23 +79,52 @@ export async function createRootKeyShares(
   }
 }
 
+interface RotationOptions {
+  readonly nextShareFiles?: readonly string[]
+  readonly log: Log
+}
+
 /**
- * Gives the data directory another root key, seals everything anew, and destroys the old one. Killed at any point it
- * can be run again, and a server can be started meanwhile. Returns the new version. Errors: CATALOG_UNAVAILABLE (a server
- * has it open), CONFIG_INVALID, ROOT_KEY_INVALID, and a store's.
+ * Of a shared catalog, before its rotation: announces the root key to move to, so that every node can be given it.
+ * Returns its version. Errors: as prepareSharedRotation.
+ */
+export async function prepareRootRotation(
+  config: Config,
+  { nextShareFiles = [], again = false, log }: RotationOptions & { readonly again?: boolean },
+): Promise<number> {
+  const crypto = cryptoOf(config, log)
+  const version = await withSharedCatalog(config, (catalog) =>
+    prepareSharedRotation({ catalog, config, crypto, log }, { nextShareFiles, again }),
+  )
+  if (version !== undefined) return version
+  throw new KeyfoldError('CONFIG_INVALID', 'catalog: only the rotation of a shared one is prepared')
+}
+
+/**
+ * Gives the catalog another root key, seals everything anew, and destroys the old one. Killed at any point it can be
+ * run again, and a server can be started meanwhile. Returns the new version. Errors: CATALOG_UNAVAILABLE (a server has
+ * an embedded one open), CONFIG_INVALID, ROOT_KEY_INVALID, and a store's.
  */
 export async function rotateRootKey(
   config: Config,
-  { nextShareFiles = [], log }: { readonly nextShareFiles?: readonly string[]; readonly log: Log },
+  { nextShareFiles = [], log }: RotationOptions,
 ): Promise<number> {
-  if (config.catalog !== undefined) {
-    throw new KeyfoldError('CONFIG_INVALID', 'catalog: the root key of a shared one is not rotated')
-  }
+  const crypto = cryptoOf(config, log)
+  const version = await withSharedCatalog(config, (catalog) =>
+    rotateSharedRoot({ catalog, config, crypto, log }),
+  )
+  return version ?? rotateEmbeddedRoot(config, crypto, { nextShareFiles, log })
+}
+
+async function rotateEmbeddedRoot(
+  config: Config,
+  crypto: Crypto,
+  { nextShareFiles, log }: Required<RotationOptions>,
+): Promise<number> {
   if (!isCatalogIn(config.dataDirectory)) {
     // A node's: it would be left with a root key that nothing is sealed under, and without the one that all is.
     throw new KeyfoldError('CONFIG_INVALID', `there is no catalog in ${config.dataDirectory}`)
   }
-  const crypto = cryptoOf(config, log)
   // The catalog first: while a server has it open nothing is touched.
   const catalog = await openCatalog(config)
   try {
@@ -108,6 +140,20 @@ export async function rotateRootKey(
     }
     finishRootRotation(config)
     return roots.current.version
+  } finally {
+    await catalog.close()
+  }
+}
+
+/** undefined, and nothing is done, where the catalog is embedded. */
+async function withSharedCatalog<T>(
+  config: Config,
+  use: (catalog: Catalog) => Promise<T>,
+): Promise<T | undefined> {
+  if (config.catalog === undefined) return undefined
+  const catalog = await openCatalog(config)
+  try {
+    return await use(catalog)
   } finally {
     await catalog.close()
   }

@@ -1,10 +1,12 @@
-// A rotation of the root key that is killed before the n-th of its steps: DATA-DIRECTORY KIND N. A step is something
-// done to a file (kind `file`) or a statement sent to the catalog (kind `sql`). It prints how many there were.
+// A rotation of the root key that is killed before the n-th of its steps: DATA-DIRECTORY KIND N [CATALOG STAGE]. A step is
+// something done to a file (kind `file`) or a statement sent to the catalog (kind `sql`, or `pg` of a shared one, whose
+// rotation has two stages: `prepare` and `rotate`). It prints how many there were.
 import fs from 'node:fs'
 import { syncBuiltinESMExports } from 'node:module'
 import { Worker } from 'node:worker_threads'
+import pg from 'pg'
 
-const [dataDirectory, kind, n] = process.argv.slice(2)
+const [dataDirectory, kind, n, catalog, stage = 'rotate'] = process.argv.slice(2)
 let steps = 0
 let begun = false
 const step = () => {
@@ -19,6 +21,12 @@ if (kind === 'file') {
     }
   }
   syncBuiltinESMExports()
+} else if (kind === 'pg') {
+  const { query } = pg.Client.prototype
+  pg.Client.prototype.query = function (...parameters) {
+    step()
+    return query.apply(this, parameters)
+  }
 } else {
   const { postMessage } = Worker.prototype
   Worker.prototype.postMessage = function (...parameters) {
@@ -27,7 +35,8 @@ if (kind === 'file') {
   }
 }
 const { loadConfig } = await import('../dist/config.js')
-const { rotateRootKey } = await import('../dist/root-key.js')
+const { prepareRootRotation, rotateRootKey } = await import('../dist/root-key.js')
+const run = stage === 'prepare' ? prepareRootRotation : rotateRootKey
 begun = true
-await rotateRootKey(loadConfig({ flags: { data: dataDirectory } }), { log: () => undefined })
+await run(loadConfig({ flags: { data: dataDirectory, catalog } }), { log: () => undefined })
 console.log(steps)

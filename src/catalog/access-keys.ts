@@ -1,6 +1,7 @@
 /** Access keys in the catalog: sealed secrets and whose they are. */
 import type { Kysely } from 'kysely'
 
+import { assertRootKeyThere } from './root-files.ts'
 import type { CatalogTables } from './schema.ts'
 
 type Queries = Kysely<CatalogTables>
@@ -31,6 +32,7 @@ export async function insertAccessKey(
   accessKey: StoredAccessKey,
   changeNumber: number,
 ): Promise<void> {
+  await assertRootKeyThere(db, accessKey.sealedSecret)
   await db
     .insertInto('accessKeys')
     .values({ ...accessKey, changeNumber })

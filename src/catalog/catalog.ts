@@ -59,7 +59,7 @@ export interface Catalog {
   close(): Promise<void>
 }
 
-export type JoinOptions = Pick<MembershipOptions, 'follower' | 'clockMs' | 'log'>
+export type JoinOptions = Pick<MembershipOptions, 'follower' | 'rootVersion' | 'clockMs' | 'log'>
 
 const FILE = 'catalog.sqlite'
 

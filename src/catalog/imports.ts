@@ -1,6 +1,7 @@
 /** Imported key material in the catalog, and the wrapping keys that it arrives under. */
 import type { Kysely } from 'kysely'
 
+import { assertRootKeyThere } from './root-files.ts'
 import type { CatalogTables } from './schema.ts'
 
 type Queries = Kysely<CatalogTables>
@@ -11,6 +12,7 @@ export async function insertImportParameters(
   db: Queries,
   parameters: StoredImportParameters,
 ): Promise<void> {
+  await assertRootKeyThere(db, parameters.sealedPrivateKey)
   await db.insertInto('importParameters').values(parameters).execute()
 }
 
@@ -83,6 +85,7 @@ export async function putImportedMaterial(
   { kmsKeyId, version, ...material }: ImportedMaterial,
   nowMs: number,
 ): Promise<void> {
+  await assertRootKeyThere(db, material.stored)
   const present = { ...material, destroyedAtMs: null }
   await db
     .insertInto('keyMaterials')

@@ -1,6 +1,7 @@
 /** Key stores in the catalog: how they are reached, and what they are still to destroy. */
 import type { Kysely } from 'kysely'
 
+import { assertRootKeyThere } from './root-files.ts'
 import type { CatalogTables } from './schema.ts'
 
 type Queries = Kysely<CatalogTables>
@@ -17,6 +18,7 @@ export async function insertKeyStore(
   keyStore: StoredKeyStore,
   changeNumber: number,
 ): Promise<void> {
+  await assertRootKeyThere(db, keyStore.sealedSecret)
   await db
     .insertInto('keyStores')
     .values({ ...keyStore, changeNumber })
@@ -29,6 +31,7 @@ export async function updateKeyStore(
   change: Partial<Omit<StoredKeyStore, 'id' | 'kind' | 'createdAtMs'>>,
   changeNumber: number,
 ): Promise<void> {
+  await assertRootKeyThere(db, change.sealedSecret ?? null)
   await db
     .updateTable('keyStores')
     .set({ ...change, changeNumber })

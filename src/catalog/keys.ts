@@ -4,6 +4,7 @@
  */
 import type { Kysely } from 'kysely'
 
+import { assertRootKeyThere } from './root-files.ts'
 import type { CatalogTables } from './schema.ts'
 
 type Queries = Kysely<CatalogTables>
@@ -99,6 +100,7 @@ export async function insertMaterial(
     readonly rotation: 'AUTOMATIC' | 'ON_DEMAND' | null
   },
 ): Promise<void> {
+  await assertRootKeyThere(db, material.stored)
   await db
     .insertInto('keyMaterials')
     .values({

@@ -17,6 +17,7 @@ export const UNBOUNDED_LEASE: Lease = { assertHeld: () => undefined, held: true 
 
 export class BoundedLease implements Lease {
   readonly #clockMs: () => number
+  #fromMs = -Infinity
   #untilMs = -Infinity
 
   constructor(clockMs: () => number) {
@@ -24,23 +25,28 @@ export class BoundedLease implements Lease {
   }
 
   get held(): boolean {
-    return this.#clockMs() < this.#untilMs
+    const nowMs = this.#clockMs()
+    return nowMs >= this.#fromMs && nowMs < this.#untilMs
   }
 
   /** `graceMs` is asked only when the lease is out. */
   assertHeld(graceMs?: () => number): void {
     const nowMs = this.#clockMs()
-    if (nowMs < this.#untilMs) return
-    if (graceMs !== undefined && nowMs < this.#untilMs + graceMs()) return
+    // A clock that is before what it said once says nothing about how long ago that was.
+    if (nowMs >= this.#fromMs) {
+      if (nowMs < this.#untilMs) return
+      if (graceMs !== undefined && nowMs < this.#untilMs + graceMs()) return
+    }
     throw new KeyfoldError(
       'CATALOG_UNAVAILABLE',
       'this node does not know what others may have changed',
     )
   }
 
-  /** Never earlier than it was: each moment comes from a later poll. */
-  extendTo(untilMs: number): void {
-    this.#untilMs = Math.max(this.#untilMs, untilMs)
+  /** By one poll after the other, each counted from its start. */
+  extend(fromMs: number, untilMs: number): void {
+    this.#fromMs = fromMs
+    this.#untilMs = untilMs
   }
 
   end(): void {

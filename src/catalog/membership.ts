@@ -11,14 +11,15 @@
  * no lease until it is back among the nodes and has polled again, in that order: whoever looked before that has already
  * committed what it will read. A poll that is under way meanwhile holds its row, so that removing it waits and looks again.
  *
- * A node that cannot follow does not poll: it is then waited for once, and not for ever.
+ * A node that cannot follow is waited for until its lease is out, and not for ever: then it has no row, and is not back
+ * among the nodes before it has followed again.
  */
 import type { Kysely } from 'kysely'
 
 import { reasonOf } from '../errors.ts'
 import { CATALOG_LEASE_MS, CATALOG_POLL_MS } from '../limits.ts'
 import { BoundedLease } from './lease.ts'
-import { insertNode, leaveNodes, renewNode } from './nodes.ts'
+import { insertNode, leaveNodes, readChangeNumber, renewNode } from './nodes.ts'
 import type { CatalogTables } from './schema.ts'
 
 type Queries = Kysely<CatalogTables>
@@ -34,6 +35,8 @@ export interface MembershipOptions {
   /** Connections that nothing else waits for. */
   readonly db: Queries
   readonly follower: Follower
+  /** The newest root key that this node has. */
+  readonly rootVersion: number
   /** A clock that runs on in suspend. */
   readonly clockMs: () => number
   readonly log: (message: string) => void
@@ -128,26 +131,35 @@ export class Membership {
   }
 
   async #renew(): Promise<void> {
-    const { db, id, follower, clockMs } = this.#options
+    const { db, id, rootVersion, clockMs } = this.#options
     const startedMs = clockMs()
     const number = await renewNode(db, id, this.#followed ?? 0)
     if (number === undefined) {
       this.lease.end()
-      await insertNode(db, id, Date.now())
+      await this.#follow(await readChangeNumber(db))
+      await insertNode(db, { id, startedAtMs: Date.now(), rootVersion })
       this.#again = true
       return this.#renew()
     }
-    const since = this.#followed
-    if (number !== since) {
-      await follower.follow(since !== undefined && since > number ? undefined : since, number)
-      this.#followed = number
-      // Whoever made the change waits to hear of it.
-      this.#again = true
-    }
+    await this.#follow(number).catch(async (error: unknown) => {
+      // Its polls say that it lives, and nobody would ever stop waiting.
+      if (!this.lease.held) await leaveNodes(db, id)
+      throw error
+    })
     if (this.counters.renewals > 0 && !this.lease.held) this.counters.leasesLost++
     this.#polledAtMs = startedMs
-    this.lease.extendTo(startedMs + CATALOG_LEASE_MS)
+    this.lease.extend(startedMs, startedMs + CATALOG_LEASE_MS)
     this.counters.changeNumber = number
     this.counters.renewals++
+  }
+
+  async #follow(number: number): Promise<void> {
+    const since = this.#followed
+    if (number === since) return
+    const from = since !== undefined && since > number ? undefined : since
+    await this.#options.follower.follow(from, number)
+    this.#followed = number
+    // Whoever made the change waits to hear of it.
+    this.#again = true
   }
 }

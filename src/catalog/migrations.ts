@@ -27,6 +27,7 @@ const MIGRATIONS: readonly Migration[] = [
   { name: '0006-wrap-reservations', up: addWrapReservations },
   { name: '0007-nodes', up: addNodes },
   { name: '0008-xks-proxy', up: addXksPrefixes },
+  { name: '0009-root-versions-of-nodes', up: addRootVersions },
 ]
 
 /** With it came the column that says what older nodes may do. */
@@ -394,6 +395,14 @@ async function addNodes(transaction: Transaction<CatalogTables>): Promise<void> 
   for (const table of ['kmsKeys', 'tokens', 'accessKeys', 'identityPolicies'] as const) {
     await schema.createIndex(`${table}ByChange`).on(table).column('changeNumber').execute()
   }
+}
+
+/** Nodes of before do not follow a rotation of the root key, and would go on sealing under the one that goes. */
+async function addRootVersions({ schema }: Transaction<CatalogTables>): Promise<void> {
+  await schema
+    .alterTable('nodes')
+    .addColumn('rootVersion', 'integer', (column) => column.notNull().defaultTo(1))
+    .execute()
 }
 
 /** What AWS KMS gives a key that is created without a policy; written out, for this step never changes. */

@@ -5,10 +5,13 @@ import type { CatalogTables } from './schema.ts'
 
 type Queries = Kysely<CatalogTables>
 
-export async function insertNode(db: Queries, id: string, nowMs: number): Promise<void> {
+export async function insertNode(
+  db: Queries,
+  node: Pick<CatalogTables['nodes'], 'id' | 'startedAtMs' | 'rootVersion'>,
+): Promise<void> {
   await db
     .insertInto('nodes')
-    .values({ id, startedAtMs: nowMs, confirmed: 0, renewals: 0 })
+    .values({ ...node, confirmed: 0, renewals: 0 })
     .onConflict((conflict) => conflict.column('id').doNothing())
     .execute()
 }
@@ -31,6 +34,11 @@ export async function renewNode(
   return row?.number ?? undefined
 }
 
+export async function readChangeNumber(db: Queries): Promise<number> {
+  const row = await db.selectFrom('changes').select('number').executeTakeFirstOrThrow()
+  return row.number
+}
+
 export type NodeRow = Readonly<Pick<CatalogTables['nodes'], 'id' | 'renewals'>>
 
 /** Nodes that have not confirmed this change. */
@@ -45,6 +53,16 @@ export async function readBehind(db: Queries, changeNumber: number): Promise<rea
 /** Unless it has renewed its lease since: where it is doing so now, this waits for it and looks again. */
 export async function removeNode(db: Queries, { id, renewals }: NodeRow): Promise<void> {
   await db.deleteFrom('nodes').where('id', '=', id).where('renewals', '=', renewals).execute()
+}
+
+/** How many have no root key of this version. */
+export async function countWithoutRoot(db: Queries, rootVersion: number): Promise<number> {
+  const { nodes } = await db
+    .selectFrom('nodes')
+    .select((select) => select.fn.countAll<number>().as('nodes'))
+    .where('rootVersion', '<', rootVersion)
+    .executeTakeFirstOrThrow()
+  return nodes
 }
 
 export async function leaveNodes(db: Queries, id: string): Promise<void> {

@@ -189,6 +189,8 @@ export interface CatalogTables {
     confirmed: number
     /** Grows with every poll. */
     renewals: number
+    /** The newest root key that it has, whether or not that is in use yet. */
+    rootVersion: number
   }
   /** Rows that are gone and that nodes may remember; the others carry the number of their last change. */
   removals: {

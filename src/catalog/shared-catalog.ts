@@ -139,7 +139,7 @@ class SharedCatalog implements Catalog {
     }
   }
 
-  async join({ follower, clockMs, log }: JoinOptions): Promise<void> {
+  async join({ follower, rootVersion, clockMs, log }: JoinOptions): Promise<void> {
     // Of its own: no change that waits keeps the lease from being renewed.
     this.#memberDb = open(this.#address, 1, CATALOG_LEASE_MS)
     this.#membership = await Membership.join({
@@ -153,6 +153,7 @@ class SharedCatalog implements Catalog {
           void this.#hints.listen()
         },
       },
+      rootVersion,
       clockMs,
       log,
     })

@@ -25,6 +25,7 @@ Examples:
   keyfold root-key shares --new --threshold 3 --shares 5
   keyfold init --root-key-source shares --root-key-share-files a,b,c
   keyfold root-key rotate --data /var/lib/keyfold        with the server stopped
+  keyfold root-key prepare --catalog postgres://…        then hand root.key.next to each node and restart it, then rotate
 
 root-store.json:
   {"kind": "aws-kms", "region": "eu-west-1", "keyId": "arn:aws:kms:eu-west-1:111122223333:key/…"}
@@ -35,6 +36,7 @@ KEYFOLD_PASSPHRASE_NEXT, KEYFOLD_ROOT_KEY_SHARES_NEXT. Backups of the catalog fr
   addStatus(rootKey)
   addSeal(rootKey)
   addShares(rootKey)
+  addPrepare(rootKey)
   addRotate(rootKey)
 }
 
@@ -43,11 +45,12 @@ function addStatus(parent: Command): void {
   settingsOf(command).action(async (flags: Flags) => {
     const config = configOf(flags)
     const { rootKeyStatus } = await import('../root-key.ts')
-    const { version, previousVersion } = await rootKeyStatus(config, { log })
+    const { version, previousVersion, nextVersion } = await rootKeyStatus(config, { log })
+    const prepared = nextVersion === undefined ? 'none' : `prepared to version ${nextVersion}`
     const status = {
       source: config.rootKey.source,
       version,
-      rotation: previousVersion === undefined ? 'none' : `from version ${previousVersion}`,
+      rotation: previousVersion === undefined ? prepared : `from version ${previousVersion}`,
     }
     if (flags.json === true) printJson(status)
     else printFields(status)
@@ -96,6 +99,26 @@ function addShares(parent: Command): void {
   )
 }
 
+function addPrepare(parent: Command): void {
+  const command = parent
+    .command('prepare')
+    .summary('of a shared catalog: announce the root key that a rotation moves to')
+    .option('--next-share-files <files>', 'shares of the root key to move to, comma-separated')
+    .option('--again', 'another one in place of the one that is announced')
+  settingsOf(command).action(
+    async (flags: Flags & { readonly nextShareFiles?: string; readonly again?: boolean }) => {
+      const { nextShareFiles, again = false, ...rest } = flags
+      const { prepareRootRotation } = await import('../root-key.ts')
+      const files = nextShareFiles?.split(',') ?? []
+      const options = { nextShareFiles: files, again, log }
+      const version = await prepareRootRotation(configOf(rest), options)
+      if (flags.json === true) printJson({ version })
+      else
+        print(`version ${version} is announced: give it to every node, restart each, then rotate`)
+    },
+  )
+}
+
 function addRotate(parent: Command): void {
   const command = parent
     .command('rotate')
@@ -115,6 +138,8 @@ function settingsOf(command: Command): Command {
   command.option('--config <file>', 'JSON file of settings').option('--json', 'print JSON')
   return addSettings(command, [
     'data',
+    'catalog',
+    'catalogPasswordFile',
     'region',
     'account',
     'rootKeySource',

@@ -211,6 +211,11 @@ export class LocalKeyStore implements KeyStore {
     this.#paired.add(material)
   }
 
+  /** Seals under this version of the root key from now on. */
+  turnTo(rootVersion: number): void {
+    this.#keys.turnTo(rootVersion)
+  }
+
   forget(kmsKeyId: Uint8Array): void {
     const prefix = hex(kmsKeyId)
     for (const open of [this.#open, this.#keyObjects]) {

@@ -56,7 +56,10 @@ export function rootKeyLoaders(
     }
     case 'shares': {
       const { files } = config.rootKey
-      return [async () => combineShares(readShares(files, 'KEYFOLD_ROOT_KEY_SHARES'), rootVersion)]
+      return [
+        async () => combineShares(readShares(files, 'KEYFOLD_ROOT_KEY_SHARES'), rootVersion),
+        async () => combineShares(readShares([], 'KEYFOLD_ROOT_KEY_SHARES_NEXT'), rootVersion),
+      ]
     }
   }
 }

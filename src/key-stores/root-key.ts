@@ -7,6 +7,7 @@
  *     root.sealed     src/format/sealed-root-key.ts         rootKeySource sealed
  *     root.check      [VERSION] and hex, mode 0600; a key wrapped under the root key opens under no other
  *     root.previous   VERSION and hex, mode 0600; the root key before, wrapped under this one: a rotation is under way
+ *     root.check.next of the root key that a rotation of a shared catalog will move to: it is announced
  *
  * A rotation turns with root.check, which is replaced in one step: before it the old root key is the root key, and
  * whatever else was written is of no account; behind it the new one is, and has the old one in its hands until everything
@@ -18,6 +19,11 @@ import { join } from 'node:path'
 import type { Crypto, KeyHandle } from '../crypto/crypto.ts'
 import { KeyfoldError } from '../errors.ts'
 import {
+  decodeRootKeyLine,
+  FIRST_ROOT_VERSION as FIRST_VERSION,
+  type RootKeyLine,
+} from '../format/root-key-line.ts'
+import {
   createRootKeySource,
   nextRootKey,
   notInitialised,
@@ -25,23 +31,17 @@ import {
   rootKeyLoaders,
   type RootKeyConfig,
 } from './root-key-sources.ts'
-import type { RootKeys } from './sealing-keys.ts'
+import type { RootKey, RootKeys } from './sealing-keys.ts'
 import { eraseFile, eraseGone, replaceFile } from './secret-files.ts'
 
 const CHECK_LABEL = 'keyfold/root/v1/check'
 const PREVIOUS_LABEL = 'keyfold/root/v1/previous'
-const LINE_PATTERN = /^(?:([1-9]\d{0,8}) )?((?:[0-9a-f]{2})+)$/
-const FIRST_VERSION = 1
-
-/** A wrapped key and the version of the root key that it is about. */
-interface VersionedLine {
-  readonly version: number
-  readonly wrapped: Uint8Array
-}
-
 /** The root key, 32 bytes, which the caller fills with zeros. Errors: CONFIG_INVALID, ROOT_KEY_INVALID, and a store's. */
-export async function readRootKey(config: RootKeyConfig, crypto: Crypto): Promise<Uint8Array> {
-  const check = readCheck(config)
+export async function readRootKey(
+  config: RootKeyConfig,
+  crypto: Crypto,
+  check = readCheck(config),
+): Promise<Uint8Array> {
   let failure: unknown
   for (const load of rootKeyLoaders(config, crypto, check.version)) {
     try {
@@ -57,31 +57,55 @@ export async function readRootKey(config: RootKeyConfig, crypto: Crypto): Promis
   throw failure
 }
 
+/** What root.check says of each, as it stands there. */
+export interface OpenRootKeys extends RootKeys {
+  readonly check: string
+  /** Of a root key that is announced, whether or not it is at hand. */
+  readonly nextCheck: string | undefined
+}
+
 /** For as long as it takes to derive from them: the caller owes closeRootKeys. Errors: as readRootKey. */
-export async function openRootKeys(config: RootKeyConfig, crypto: Crypto): Promise<RootKeys> {
-  const current = {
-    version: readCheck(config).version,
-    key: crypto.importKey(await readRootKey(config, crypto)),
+export async function openRootKeys(config: RootKeyConfig, crypto: Crypto): Promise<OpenRootKeys> {
+  const rootKey = await readRootKey(config, crypto)
+  const { version } = readCheck(config)
+  const current = { version, key: crypto.importKey(rootKey) }
+  const texts = {
+    check: readFileSync(checkFile(config), 'utf8'),
+    nextCheck: existsSync(nextCheckFile(config))
+      ? readFileSync(nextCheckFile(config), 'utf8')
+      : undefined,
   }
   const previous = readPrevious(config)
   if (previous === undefined) {
     // A rotation that was cut off at its very end.
     eraseGone(previousFile(config))
-    return { current }
+    return { current, next: await openNext(config, crypto), ...texts }
   }
-  const { version, wrapped } = previous
   try {
-    const key = crypto.unwrapKey(current.key, previousAad(version), wrapped)
-    return { current, previous: { version, key } }
+    const key = crypto.unwrapKey(current.key, previousAad(previous.version), previous.wrapped)
+    return { current, previous: { version: previous.version, key }, ...texts }
   } catch (cause) {
     crypto.releaseKey(current.key)
     throw new KeyfoldError('ROOT_KEY_INVALID', previousFile(config), cause)
   }
 }
 
-export function closeRootKeys(crypto: Crypto, { current, previous }: RootKeys): void {
-  crypto.releaseKey(current.key)
-  if (previous !== undefined) crypto.releaseKey(previous.key)
+/** undefined: none is announced, or this one is not at hand, which is no reason not to work under the present one. */
+async function openNext(config: RootKeyConfig, crypto: Crypto): Promise<RootKey | undefined> {
+  const check = readNextCheck(config)
+  if (check === undefined) return undefined
+  try {
+    const key = crypto.importKey(await readRootKey(config, crypto, check))
+    return { version: check.version, key }
+  } catch {
+    return undefined
+  }
+}
+
+export function closeRootKeys(crypto: Crypto, { current, previous, next }: RootKeys): void {
+  for (const root of [current, previous, next]) {
+    if (root !== undefined) crypto.releaseKey(root.key)
+  }
 }
 
 /** Makes a root key where there is none yet, and what is needed to know it again. Can be run again. */
@@ -101,12 +125,18 @@ export interface RootKeyState {
   readonly version: number
   /** What is not sealed anew yet is sealed under this version; undefined unless a rotation is under way. */
   readonly previousVersion: number | undefined
+  /** Announced by a shared catalog. */
+  readonly nextVersion: number | undefined
 }
 
 /** Of the files; whether the root key is at hand is another question. Throws CONFIG_INVALID, ROOT_KEY_INVALID. */
 export function rootKeyState(config: RootKeyConfig): RootKeyState {
   const { version } = readCheck(config)
-  return { version, previousVersion: readPrevious(config)?.version }
+  return {
+    version,
+    previousVersion: readPrevious(config)?.version,
+    nextVersion: readNextCheck(config)?.version,
+  }
 }
 
 /** The version that new shares are of: init's, or the next rotation's. */
@@ -136,23 +166,65 @@ export function finishRootRotation(config: RootKeyConfig): void {
   eraseFile(previousFile(config))
 }
 
+/**
+ * Of a shared catalog: makes the root key that a rotation shall move to, or takes the one that is handed in, and writes
+ * what it is known by. Whoever calls it sees to it that no other is announced. Returns its version. Errors: as
+ * readRootKey, and CONFIG_INVALID.
+ */
+export async function prepareNextRootKey(
+  config: RootKeyConfig,
+  crypto: Crypto,
+  nextShareFiles: readonly string[],
+): Promise<number> {
+  // A file of the root key may still be called the next one: it must not be overwritten.
+  await promoteIfCurrent(config, crypto)
+  const { version, key } = await makeNext(config, crypto, nextShareFiles)
+  replaceFile(nextCheckFile(config), checkText(crypto, key, version))
+  crypto.releaseKey(key)
+  return version
+}
+
+/** What root.previous says once the next root key is the root key. */
+export function previousText(crypto: Crypto, current: RootKey, next: RootKey): string {
+  const wrapped = crypto.wrapKey(next.key, previousAad(current.version), current.key)
+  return `${current.version} ${Buffer.from(wrapped).toString('hex')}`
+}
+
+/** A file of the root key is replaced by its successor once that is the root key; any other is left alone. */
+export async function promoteIfCurrent(config: RootKeyConfig, crypto: Crypto): Promise<void> {
+  const [, next] = config.rootKey.source === 'file' ? rootKeyLoaders(config, crypto, 0) : []
+  if (next === undefined) return
+  const rootKey = await next()
+  const isCurrent = passes(readCheck(config), crypto, rootKey)
+  rootKey.fill(0)
+  if (isCurrent) promoteNextRootKey(config)
+}
+
+async function makeNext(
+  config: RootKeyConfig,
+  crypto: Crypto,
+  nextShareFiles: readonly string[],
+): Promise<RootKey> {
+  const check = readCheck(config)
+  const version = check.version + 1
+  const bytes = await nextRootKey(config, crypto, version, nextShareFiles)
+  if (passes(check, crypto, bytes)) {
+    bytes.fill(0)
+    throw new KeyfoldError('CONFIG_INVALID', 'the root key to move to is the one that there is')
+  }
+  return { version, key: crypto.importKey(bytes) }
+}
+
 async function turn(
   config: RootKeyConfig,
   crypto: Crypto,
   nextShareFiles: readonly string[],
 ): Promise<RootKeys> {
-  const check = readCheck(config)
-  const { version } = check
+  const { version } = readCheck(config)
   const previous = { version, key: crypto.importKey(await readRootKey(config, crypto)) }
   try {
-    const bytes = await nextRootKey(config, crypto, version + 1, nextShareFiles)
-    if (passes(check, crypto, bytes)) {
-      bytes.fill(0)
-      throw new KeyfoldError('CONFIG_INVALID', 'the root key to move to is the one that there is')
-    }
-    const current = { version: version + 1, key: crypto.importKey(bytes) }
-    const wrapped = crypto.wrapKey(current.key, previousAad(version), previous.key)
-    replaceFile(previousFile(config), `${version} ${Buffer.from(wrapped).toString('hex')}`)
+    const current = await makeNext(config, crypto, nextShareFiles)
+    replaceFile(previousFile(config), previousText(crypto, previous, current))
     replaceFile(checkFile(config), checkText(crypto, current.key, current.version))
     return { current, previous }
   } catch (error) {
@@ -161,7 +233,7 @@ async function turn(
   }
 }
 
-function passes({ version, wrapped }: VersionedLine, crypto: Crypto, rootKey: Uint8Array): boolean {
+function passes({ version, wrapped }: RootKeyLine, crypto: Crypto, rootKey: Uint8Array): boolean {
   const key = crypto.importKey(Uint8Array.from(rootKey))
   try {
     crypto.releaseKey(crypto.unwrapKey(key, checkAad(version), wrapped))
@@ -191,26 +263,28 @@ function previousAad(version: number): Uint8Array {
   return Buffer.from(`${PREVIOUS_LABEL}/${version}`)
 }
 
-function readCheck(config: RootKeyConfig): VersionedLine {
+function readCheck(config: RootKeyConfig): RootKeyLine {
   if (!existsSync(checkFile(config))) throw notInitialised(config)
   return readLine(checkFile(config))
 }
 
 /** undefined also where it was written and the rotation did not turn: the version in it is the present one still. */
-function readPrevious(config: RootKeyConfig): VersionedLine | undefined {
+function readPrevious(config: RootKeyConfig): RootKeyLine | undefined {
   if (!existsSync(previousFile(config))) return undefined
   const previous = readLine(previousFile(config))
   return previous.version === readCheck(config).version ? undefined : previous
 }
 
-function readLine(file: string): VersionedLine {
-  const match = LINE_PATTERN.exec(readFileSync(file, 'utf8').trim())
-  if (match === null) throw new KeyfoldError('ROOT_KEY_INVALID', `${file} was changed`)
-  const [, version, digits = ''] = match
-  return {
-    version: version === undefined ? FIRST_VERSION : Number(version),
-    wrapped: Buffer.from(digits, 'hex'),
-  }
+function readNextCheck(config: RootKeyConfig): RootKeyLine | undefined {
+  return existsSync(nextCheckFile(config)) ? readLine(nextCheckFile(config)) : undefined
+}
+
+function readLine(file: string): RootKeyLine {
+  return decodeRootKeyLine(readFileSync(file, 'utf8'), file)
+}
+
+function nextCheckFile(config: RootKeyConfig): string {
+  return join(config.dataDirectory, 'root.check.next')
 }
 
 function checkFile(config: RootKeyConfig): string {

@@ -57,6 +57,11 @@ export class SecretSealer {
     }
   }
 
+  /** Seals under this version of the root key from now on. */
+  turnTo(rootVersion: number): void {
+    this.#keys.turnTo(rootVersion)
+  }
+
   lock(): void {
     this.#keys.lock()
   }

@@ -7,6 +7,7 @@ import type { AccessKeys } from './access-keys.ts'
 import type { IdentityPolicies } from './identity-policies.ts'
 import type { KeyStores } from './key-stores.ts'
 import type { KeyRegistry } from './registry.ts'
+import type { RootFollower } from './root-follower.ts'
 import type { Tokens } from './tokens.ts'
 
 export interface Remembered {
@@ -15,6 +16,7 @@ export interface Remembered {
   readonly accessKeys: AccessKeys
   readonly identityPolicies: IdentityPolicies
   readonly keyStores: Pick<KeyStores, 'follow'>
+  readonly rootKey: RootFollower
 }
 
 export class CatalogFollower {
@@ -28,7 +30,8 @@ export class CatalogFollower {
 
   /** Every change after `since` and up to `number` is in force when it resolves; all there is where it is undefined. */
   async follow(since: number | undefined, number: number): Promise<void> {
-    const { registry, tokens, accessKeys, identityPolicies, keyStores } = this.#remembered
+    const { registry, tokens, accessKeys, identityPolicies, keyStores, rootKey } = this.#remembered
+    await rootKey.follow()
     // Removals of so long ago may not be told any more.
     const from = since !== undefined && number - since < CATALOG_REMOVALS_KEPT ? since : undefined
     const removals = from === undefined ? [] : await readRemovals(this.#catalog.db, from)

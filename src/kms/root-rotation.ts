@@ -1,7 +1,7 @@
 /**
  * What lies in the catalog under an older root key is sealed under the present one, page by page: a transaction each, so
- * that a crash repeats one page at most. Whoever calls it sees to it that nobody else has the catalog open, and that
- * both root keys are at hand.
+ * that a crash repeats one page at most. Whoever calls it sees to it that nobody else seals under the older one, and
+ * that both root keys are at hand.
  */
 import type { Catalog, CatalogTransaction } from '../catalog/catalog.ts'
 import {
@@ -63,9 +63,18 @@ export async function resealCatalog(
   await resealAll(catalog, accessKeys(sealers, older.secret), log)
   await resealAll(catalog, imports(sealers, older.secret), log)
   await resealAll(catalog, keyStores(sealers, older.secret), log)
-  const left = await findSealed(catalog.db, [older.material, older.secret])
+  const left = await findOlder(catalog.db, rootVersion)
   if (left.length === 0) return
   throw new KeyfoldError('INTERNAL', `sealed under an older root key: ${left.join(', ')}`)
+}
+
+/** The columns that hold something sealed before this version of the root key. */
+export async function findOlder(
+  db: Catalog['db'] | CatalogTransaction,
+  rootVersion: number,
+): Promise<readonly string[]> {
+  const { material, secret } = rangesBefore(rootVersion)
+  return findSealed(db, [material, secret])
 }
 
 async function resealAll<Row extends object>(

@@ -4,7 +4,7 @@
  */
 import { createHash, randomBytes, timingSafeEqual } from 'node:crypto'
 
-import type { Catalog } from '../catalog/catalog.ts'
+import type { Catalog, CatalogTransaction } from '../catalog/catalog.ts'
 import { insertToken, readTokens, revokeToken, type StoredToken } from '../catalog/tokens.ts'
 import { KeyfoldError } from '../errors.ts'
 import type { Principal } from './kms-key.ts'
@@ -51,9 +51,10 @@ export class Tokens {
     this.#catalog = catalog
   }
 
-  /** The secret is in the answer and nowhere else. */
+  /** The secret is in the answer and nowhere else. `first` is part of the same transaction. */
   async create(
     request: NewToken,
+    first: (transaction: CatalogTransaction) => Promise<void> = () => Promise.resolve(),
   ): Promise<{ readonly token: string; readonly record: TokenRecord }> {
     checkNewToken(request)
     const id = randomBytes(ID_BYTES).toString('hex')
@@ -70,9 +71,10 @@ export class Tokens {
       expiresAtMs: request.expiresAtMs ?? null,
       revokedAtMs: null,
     }
-    await this.#catalog.change((transaction, changeNumber) =>
-      insertToken(transaction, stored, changeNumber),
-    )
+    await this.#catalog.change(async (transaction, changeNumber) => {
+      await first(transaction)
+      await insertToken(transaction, stored, changeNumber)
+    })
     this.#replace(stored)
     await this.#catalog.acknowledged()
     return { token: `${PREFIX}_${id}_${secret}`, record: recordOf(stored) }

@@ -112,10 +112,11 @@ export class Postgres {
     rmSync(this.#directory, { recursive: true, force: true })
   }
 
-  /** A new database, and the URL that it is the catalog by. */
-  async createDatabase(): Promise<string> {
+  /** A new database, and the URL that it is the catalog by; a copy of one that nobody is connected to. */
+  async createDatabase(from?: string): Promise<string> {
     const name = `catalog${++this.#databases}`
-    await this.query(this.#url('postgres'), `create database ${name}`)
+    const template = from === undefined ? '' : ` template ${new URL(from).pathname.slice(1)}`
+    await this.query(this.#url('postgres'), `create database ${name}${template}`)
     return this.#url(name)
   }
 
@@ -159,7 +160,8 @@ export function describeWithPostgres(name: string, tests: (postgres: Postgres) =
   describe(name, () => {
     beforeAll(() => postgres.start())
     afterAll(async () => {
-      await postgres.stop()
+      // As a crash: nobody needs what it would write down first.
+      await postgres.stop('SIGQUIT')
       postgres.remove()
     })
     tests(postgres)
