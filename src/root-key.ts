@@ -109,6 +109,10 @@ export async function rotateRootKey(
   config: Config,
   { nextShareFiles = [], log }: RotationOptions,
 ): Promise<number> {
+  if (config.catalog !== undefined && nextShareFiles.length > 0) {
+    const wanted = 'of a shared catalog KEYFOLD_ROOT_KEY_SHARES_NEXT is taken, as by its nodes'
+    throw new KeyfoldError('CONFIG_INVALID', `nextShareFiles: ${wanted}`)
+  }
   const crypto = cryptoOf(config, log)
   const version = await withSharedCatalog(config, (catalog) =>
     rotateSharedRoot({ catalog, config, crypto, log }),

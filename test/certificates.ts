@@ -20,7 +20,10 @@ export function makeCertificates(directory: string, ca: string, ...names: readon
     '-subj',
     `/CN=${ca}`,
   )
-  writeFileSync(join(directory, 'san.cnf'), 'subjectAltName=IP:127.0.0.1,IP:0.0.0.0,DNS:localhost')
+  writeFileSync(
+    join(directory, 'san.cnf'),
+    'subjectAltName=IP:127.0.0.1,IP:127.77.0.1,IP:0.0.0.0,DNS:localhost',
+  )
   for (const name of names) {
     openssl(
       'req',

@@ -303,7 +303,7 @@ function failureOf(error: unknown): Error {
 /** Why is for operators: callers are not told who the database is. */
 function unavailable(cause: unknown, isOfPassword: boolean): KeyfoldError {
   const named = isOfPassword
-    ? new Error('catalog, catalogPasswordFile: user and password are not taken', { cause })
+    ? new Error('catalog, catalogPasswordFile: it does not let this user in', { cause })
     : cause
   return new KeyfoldError('CATALOG_UNAVAILABLE', undefined, named)
 }

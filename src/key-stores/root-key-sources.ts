@@ -200,25 +200,26 @@ function decodeRootKey(digits: Uint8Array, where: string): Uint8Array {
   return rootKey
 }
 
-/** Between turning point and promotion the salt of the passphrase is still called the next one. */
+/**
+ * Between turning point and promotion the salt of the passphrase is still called the next one; a node of a shared catalog
+ * that is started with both passphrases may find that the next one's salt is the one in use.
+ */
 function passphraseLoaders(config: RootKeyConfig): readonly [LoadRootKey, ...LoadRootKey[]] {
   const salt = saltFile(config)
-  let passphrase: string | undefined
-  const current = (): string =>
-    (passphrase ??= requiredSecret('KEYFOLD_PASSPHRASE', 'the passphrase'))
-  const first: LoadRootKey = async () => {
-    if (!existsSync(salt)) throw notInitialised(config)
-    return stretch(current(), salt)
-  }
-  if (!existsSync(salt + NEXT)) return [first]
-  return [
-    first,
-    async () => stretch(current(), salt + NEXT),
+  const taken = new Map<SecretName, string>()
+  const load =
+    (name: SecretName, what: string, file: string): LoadRootKey =>
     async () => {
-      const next = requiredSecret('KEYFOLD_PASSPHRASE_NEXT', 'the passphrase to move to')
-      return stretch(next, salt + NEXT)
-    },
-  ]
+      if (!existsSync(file)) throw notInitialised(config)
+      const passphrase = taken.get(name) ?? requiredSecret(name, what)
+      taken.set(name, passphrase)
+      return stretch(passphrase, file)
+    }
+  const present = ['KEYFOLD_PASSPHRASE', 'the passphrase'] as const
+  const next = ['KEYFOLD_PASSPHRASE_NEXT', 'the passphrase to move to'] as const
+  const first = load(...present, salt)
+  if (!existsSync(salt + NEXT)) return [first, load(...next, salt)]
+  return [first, load(...present, salt + NEXT), load(...next, salt + NEXT)]
 }
 
 function stretch(passphrase: string, file: string): Uint8Array {

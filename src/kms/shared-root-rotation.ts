@@ -60,15 +60,22 @@ export async function prepareSharedRotation(
   }: { readonly nextShareFiles: readonly string[]; readonly again: boolean },
 ): Promise<number> {
   await pullRootFiles(catalog, config.dataDirectory)
-  const { next, nextCheck } = await withRootKeys(config, crypto, async (roots) => roots)
-  if (next !== undefined && !again) return next.version
+  const nextCheck = localRootFiles(config.dataDirectory, NEXT).get(ROOT_CHECK + NEXT)
+  // Only then: what is handed in for the next one can be taken once.
+  if (nextCheck !== undefined && !again) {
+    const next = await withRootKeys(config, crypto, async (roots) => roots.next)
+    if (next === undefined) throw nextIsElsewhere()
+    return next.version
+  }
   // In a transaction, so that of two none overwrites the next root key of the other.
   return catalog.change(async (transaction) => {
     if ((await readRootFile(transaction, ROOT_PREVIOUS)) !== undefined) {
       throw new KeyfoldError('CONFIG_INVALID', 'a rotation is under way: keyfold root-key rotate')
     }
     const announced = await readRootFile(transaction, ROOT_CHECK + NEXT)
-    if (announced !== undefined && (!again || announced !== nextCheck)) throw nextIsElsewhere()
+    if (announced !== nextCheck) {
+      throw new KeyfoldError('CONFIG_INVALID', 'another preparation came first')
+    }
     const version = await prepareNextRootKey(config, crypto, nextShareFiles)
     const contents = localRootFiles(config.dataDirectory, NEXT)
     for (const name of ROOT_FILES) {

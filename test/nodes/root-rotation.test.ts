@@ -3,10 +3,11 @@
  * left under the old root key, and a node that lacks the one in use does not serve.
  */
 import { spawnSync } from 'node:child_process'
+import { randomBytes } from 'node:crypto'
 import { cpSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest'
 
 import { insertAccessKey } from '../../dist/catalog/access-keys.js'
 import { openCatalog } from '../../dist/catalog/catalog.js'
@@ -67,6 +68,10 @@ describeWithPostgres('a rotation of the root key of a shared catalog', (postgres
       const { Plaintext } = await ask(engine, 'Decrypt', { CiphertextBlob })
       expect(Buffer.from(Plaintext as Uint8Array).toString()).toBe(keyId)
     }
+  }
+  async function sealedBy(engine: Engine): Promise<[string, string]> {
+    const keyId = await newKey(engine)
+    return [keyId, await seal(engine, keyId)]
   }
   /** Something of every kind; what was sealed, by key id. */
   async function fill(engine: Engine): Promise<Map<string, string>> {
@@ -203,6 +208,52 @@ describeWithPostgres('a rotation of the root key of a shared catalog', (postgres
     })
     await late.close()
     expect(await versionsIn(catalog)).toEqual([2])
+  })
+
+  const hex = (): string => randomBytes(32).toString('hex')
+  test.each([
+    ['environment', 'KEYFOLD_ROOT_KEY', hex(), hex()],
+    ['passphrase', 'KEYFOLD_PASSPHRASE', 'old horse', 'new horse'],
+  ])('moves to what operators keep, which nodes are started with: %s', async (...row) => {
+    const [rootKeySource, variable, old, next] = row
+    const catalog = await postgres.createDatabase()
+    const configIn = (data: string): Config =>
+      loadConfig({ flags: { data: join(parent, rootKeySource, data), catalog, rootKeySource } })
+    /** Taken from the environment by whoever reads it: given for each. */
+    const given = (present: string, other?: string): void => {
+      vi.stubEnv(variable, present)
+      vi.stubEnv(`${variable}_NEXT`, other)
+    }
+    const admin = configIn('admin')
+    given(old)
+    await initDataDirectory(admin, log)
+    given(old)
+    await expect(prepareRootRotation(admin, log)).rejects.toThrow(`${variable}_NEXT`)
+    for (const again of [false, true, false]) {
+      given(old, next)
+      expect(await prepareRootRotation(admin, { ...log, again })).toBe(2)
+    }
+    given(old, next)
+    const node = await start(configIn('node'))
+    const sealed = await fill(node)
+    given(old, next)
+    expect(await rotateRootKey(admin, log)).toBe(2)
+    await expectOpens(node, sealed)
+    sealed.set(...(await sealedBy(node)))
+    await close(node)
+    // Restarted with what it was started with, and with what is left.
+    for (const [present, other] of [
+      [old, next],
+      [next, undefined],
+    ] as const) {
+      given(present, other)
+      const restarted = await start(configIn('node'))
+      await expectOpens(restarted, sealed)
+      await close(restarted)
+    }
+    given(old)
+    await expect(start(configIn('node'))).rejects.toMatchObject({ code: 'ROOT_KEY_INVALID' })
+    vi.unstubAllEnvs()
   })
 
   describe('that is killed', () => {
