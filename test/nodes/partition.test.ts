@@ -54,8 +54,9 @@ else
       far = await startFar()
     })
     afterAll(async () => {
-      for (const node of [near, far]) await node.stop('SIGKILL')
+      // Whatever else fails: it would stay on this machine.
       network.close()
+      for (const node of [near, far]) await node.stop('SIGKILL')
       rmSync(parent, { recursive: true, force: true })
     })
 
