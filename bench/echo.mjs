@@ -1,5 +1,6 @@
-// The peer `echo`: the same front end, the same way of receiving a body into a slot and of sending an answer, and
-// nothing in between. POST /echo/BYTES answers that many bytes from a preallocated buffer.
+// The peer `echo`: the same front end, and nothing in between. POST /echo/BYTES receives a body into a slot and sends an
+// answer as keyfold does, that many bytes from a preallocated buffer. PUT /echo writes each part of the body as it comes,
+// chunked, whether the caller takes it or not: no server could do less.
 import { BoundedSlotPool } from '../dist/pool/slot-pool.js'
 import { Exchange } from '../dist/server/exchange.js'
 import { MSGPACK_TYPE, STATUS_OK } from '../dist/server/http.js'
@@ -25,6 +26,18 @@ app.post('/echo/:bytes', (response, request) => {
   }
   exchange.receive(slots, ANSWER_BYTES_MAX, length, received, (error) => {
     throw error
+  })
+})
+
+app.put('/echo', (response) => {
+  let gone = false
+  response.onAborted(() => (gone = true))
+  response.onData((chunk, isLast) => {
+    if (gone) return
+    response.cork(() => {
+      if (chunk.byteLength > 0) response.write(chunk)
+      if (isLast) response.end()
+    })
   })
 })
 

@@ -1,4 +1,5 @@
-// Files: keyfold's file to file and its streams against age, OpenSSL with an HMAC, the AWS Encryption SDK and cp.
+// Files: keyfold's file to file and its streams against age, OpenSSL with an HMAC, the AWS Encryption SDK and cp, and the
+// server's streaming routes against an echo (stream-routes.mjs).
 //
 // Everybody is a process of their own and is measured from its start to its end, Node's start included. The source is in
 // memory (TMPDIR, or /dev/shm), the output is discarded or goes to memory too. Rounds go to and fro, medians are
@@ -21,6 +22,7 @@ import { join } from 'node:path'
 
 import { frameImplementation } from '../dist/crypto/choose-frame-cipher.js'
 import { median } from './report.mjs'
+import { compareRoutes } from './stream-routes.mjs'
 
 const GIB = 2 ** 30
 const SIZES = {
@@ -52,6 +54,7 @@ export async function run({ quick, progress }) {
     for (const operation of ['encrypt', 'decrypt'])
       rows.push(...(await compare(setting, operation)))
     rows.push(await compareReads(setting))
+    rows.push(...(await compareRoutes({ quick, progress })))
     if (sparseBytes > 0) rows.push(await convertSparse(setting, sparseBytes))
     return rows
   } finally {

@@ -263,6 +263,16 @@ export class Exchange implements RequestOrigin {
     return new Promise((resolve, reject) => (this.#whenTaken = { resolve, reject }))
   }
 
+  /**
+   * Tries again to write what waits. While a caller sends as fast as it is read, the front end reads on in one go,
+   * paused or not, and no timer is met: then this is what lets the answer out.
+   */
+  writeAgain(): void {
+    // Over TLS that would cost what was read and not handled yet.
+    if (this.#gone || this.secureTransport || !this.#congested) return
+    if (this.#whenTaken !== undefined) this.#writeOn()
+  }
+
   /** The end of an answer that was written in parts. */
   finish(): void {
     if (this.#gone) return

@@ -9,13 +9,12 @@ import { createHash } from 'node:crypto'
 import { Readable } from 'node:stream'
 
 import { KeyfoldError } from '../errors.ts'
+import { FILE_RUN_BYTES } from '../limits.ts'
 import type { Keyring } from './keyring.ts'
 import { MessageOpener, type SignedPlaintext } from './message-opener.ts'
 import { checkDecryptOptions, encryptedDataKeysMaxOf, type DecryptFileOptions } from './options.ts'
 import { readFileHeader, readUpTo, type PositionalFile } from './positional.ts'
-
-/** A digest each: 16 MiB of memory for a file of 1 TiB. */
-const PIECE_BYTES = 2 * 2 ** 20
+import { ReadAhead } from './read-ahead.ts'
 
 /**
  * The plaintext of a file. Errors, by which the stream is destroyed: those of decryptStream, but there is no bound to
@@ -40,6 +39,7 @@ async function* plaintextOf(
     yield* convert(piecesOf(file), keyring, options, 'hold')
     return
   }
+  /** One of each piece: 16 MiB of memory for a file of 1 TiB. */
   const digests: Buffer[] = []
   const first = recorded(piecesOf(file), digests)
   for await (const plaintext of convert(
@@ -82,24 +82,21 @@ async function* convert(
   }
 }
 
-/** The file from its beginning; the disk is asked for the next piece before this one is worked on. */
+/** The file from its beginning, each piece until the next one is asked for. */
 async function* piecesOf(file: PositionalFile): AsyncGenerator<Uint8Array> {
-  let position = 0
-  const start = (): Promise<Uint8Array> => {
-    const into = Buffer.allocUnsafe(PIECE_BYTES)
-    const reading = readUpTo(file, position, into).then((bytes) => into.subarray(0, bytes))
-    // Met when it is awaited.
-    reading.catch(() => undefined)
-    position += PIECE_BYTES
-    return reading
-  }
-  let next = start()
-  for (;;) {
-    const piece = await next
-    if (piece.length === 0) return
-    if (piece.length === PIECE_BYTES) next = start()
-    yield piece
-    if (piece.length < PIECE_BYTES) return
+  const ahead = new ReadAhead(FILE_RUN_BYTES, async (run, into) => {
+    return into.subarray(0, await readUpTo(file, run * FILE_RUN_BYTES, into))
+  })
+  try {
+    for (let run = 0; ; run++) {
+      const piece = await ahead.run(run)
+      if (piece.length > 0) yield piece
+      if (piece.length < FILE_RUN_BYTES) return
+      ahead.done(run)
+    }
+  } finally {
+    // Whoever closes the file next must not find it in use.
+    await ahead.end()
   }
 }
 

@@ -2,7 +2,7 @@
  * From one file to another, for whoever has both: reads ahead and writes behind the cipher, in memory that is used
  * again. A stream takes fresh memory for every chunk and copies it, which costs more than the cipher does.
  *
- *     source ──► plaintext 0 1 2 ──► cipher ──► wire 0 1 ──► target
+ *     source ──► plaintext 0 1 2 3 ──► cipher ──► wire 0 1 ──► target
  */
 import { decryptFile } from './decrypt-file.ts'
 import type { Keyring } from './keyring.ts'
@@ -13,6 +13,7 @@ import {
   type EncryptFileOptions,
 } from './options.ts'
 import { readFileHeader, readUpTo, type PositionalFile } from './positional.ts'
+import { ReadAhead } from './read-ahead.ts'
 import { openSealedFile } from './sealed-file.ts'
 import { WriteBehind, type WritableFile } from './write-behind.ts'
 
@@ -59,32 +60,24 @@ async function sealSmall(source: PositionalFile, sealer: MessageSealer): Promise
 
 async function sealRuns(source: PositionalFile, sealer: MessageSealer): Promise<void> {
   const { runBytes } = sealer
-  // One that is sealed, one that tells whether that was the last, one that is read meanwhile.
-  const plaintexts = [0, 1, 2].map(() => Buffer.allocUnsafeSlow(runBytes))
   const wires = [0, 1].map(() => Buffer.allocUnsafeSlow(sealer.runWireBytes))
-  let reading: Promise<Uint8Array> | undefined
-  const read = (run: number): Promise<Uint8Array> => {
-    const into = plaintexts[run % 3] as Buffer
-    reading = readUpTo(source, run * runBytes, into).then((bytes) => into.subarray(0, bytes))
-    // Met when it is awaited.
-    reading.catch(() => undefined)
-    return reading
-  }
+  const ahead = new ReadAhead(runBytes, async (run, into) => {
+    return into.subarray(0, await readUpTo(source, run * runBytes, into))
+  })
   try {
-    let plaintext = await read(0)
-    let following = read(1)
+    let plaintext = await ahead.run(0)
     for (let run = 0; ; run++) {
-      const next = await following
+      const next = await ahead.run(run + 1)
       // A file that grows meanwhile is taken as long as it was when its end was met.
       const final = next.length === 0 || plaintext.length < runBytes
-      if (!final) following = read(run + 2)
-      await sealer.writeRun(plaintext, wires[run % 2] as Buffer, final)
+      await sealer.writeRun(plaintext, wires[run % 2], final)
       if (final) break
+      ahead.done(run)
       plaintext = next
     }
   } finally {
-    await reading?.catch(() => undefined)
-    for (const plaintext of plaintexts) plaintext.fill(0)
+    await ahead.end()
+    ahead.wipe()
   }
 }
 

@@ -18,7 +18,7 @@ import {
   scanFrames,
   SEQUENCE_MAX,
 } from '../format/encryption-sdk-frames.ts'
-import { FRAME_RUN_BYTES } from '../limits.ts'
+import { FILE_RUN_BYTES, FRAME_RUN_BYTES } from '../limits.ts'
 import type { Keyring } from './keyring.ts'
 import { openMessage } from './materials.ts'
 import {
@@ -28,6 +28,7 @@ import {
   type FileHeader,
 } from './options.ts'
 import { readExactly, readFileHeader, type PositionalFile } from './positional.ts'
+import { ReadAhead } from './read-ahead.ts'
 import type { WriteBehind } from './write-behind.ts'
 
 /** Where the frames lie. */
@@ -36,6 +37,15 @@ interface Layout {
   readonly frameLength: number
   readonly frames: number
   readonly plaintextBytes: number
+}
+
+/** A read of a page touches one frame or two. */
+const SMALL_READ_FRAMES = 2
+
+/** For the frames of a small read. */
+interface ReadMemory {
+  readonly wire: Buffer
+  readonly plaintext: Buffer
 }
 
 /**
@@ -75,6 +85,9 @@ export class SealedFile {
   readonly #cipher: FrameCipher
   readonly #layout: Layout
   readonly header: FileHeader
+  /** Of a small read that is over, for the next one: fresh memory for each costs more than the cipher does. */
+  #spare: ReadMemory | undefined
+  #closed = false
 
   constructor(file: PositionalFile, cipher: FrameCipher, layout: Layout, header: FileHeader) {
     this.#file = file
@@ -99,10 +112,13 @@ export class SealedFile {
     const { frameLength, plaintextBytes } = this.#layout
     const end = Math.min(offset + length, plaintextBytes)
     if (offset >= end) return Buffer.alloc(0)
-    const result = Buffer.allocUnsafe(end - offset)
     const firstFrame = Math.floor(offset / frameLength)
     const endFrame = Math.ceil(end / frameLength)
-    const perRun = framesPerRun(frameLength)
+    if (endFrame - firstFrame <= SMALL_READ_FRAMES) {
+      return this.#readSmall(firstFrame, endFrame, offset, end)
+    }
+    const result = Buffer.allocUnsafe(end - offset)
+    const perRun = framesPerRun(frameLength, FRAME_RUN_BYTES)
     const start = (frame: number): Promise<Uint8Array> | undefined => {
       if (frame >= endFrame) return undefined
       const reading = this.#read(frame, Math.min(frame + perRun, endFrame))
@@ -115,7 +131,7 @@ export class SealedFile {
       const wire = await next
       // The disk is asked for the next run before the cipher has this one.
       next = start(frame + perRun)
-      const plaintext = await openRun(this.#cipher, this.#layout, frame, wire)
+      const plaintext = openRun(this.#cipher, this.#layout, frame, wire)
       const at = frame * frameLength - offset
       result.set(plaintext.subarray(Math.max(0, -at), end - offset - at), Math.max(0, at))
     }
@@ -125,43 +141,38 @@ export class SealedFile {
   /** Writes the whole plaintext. What was written before an error is true. Errors: as read(), and the writer's. */
   async copyTo(writer: WriteBehind): Promise<void> {
     const { frameLength, frames, plaintextBytes } = this.#layout
-    const perRun = Math.min(framesPerRun(frameLength), frames)
-    const runBytes = Math.min(perRun * frameLength, plaintextBytes)
-    const wireBytes = runBytes + overheadBytes({ frames: perRun, final: true })
+    const perRun = Math.min(frames, framesPerRun(frameLength, FILE_RUN_BYTES))
+    const runs = Math.ceil(frames / perRun)
     // A small file takes one of each, and no more memory than it needs.
-    const turns = frames > perRun ? [0, 1] : [0]
-    const wires = turns.map(() => Buffer.allocUnsafeSlow(wireBytes))
+    const runBytes = Math.min(perRun * frameLength, plaintextBytes)
+    const turns = runs > 1 ? [0, 1] : [0]
     const plaintexts = turns.map(() => Buffer.allocUnsafeSlow(runBytes))
-    let reading: Promise<Uint8Array> | undefined
-    const start = (run: number): void => {
-      const first = run * perRun
-      reading =
-        first >= frames
-          ? undefined
-          : this.#read(first, Math.min(first + perRun, frames), wires[run % 2])
-      // Met when it is awaited.
-      reading?.catch(() => undefined)
-    }
+    const ahead = new ReadAhead(
+      runBytes + overheadBytes({ frames: perRun, final: true }),
+      (run, into) => this.#read(run * perRun, Math.min((run + 1) * perRun, frames), into),
+      runs,
+    )
     try {
-      start(0)
-      for (let run = 0; reading !== undefined; run++) {
-        const wire: Uint8Array = await reading
-        // The disk is asked for the next run before the cipher has this one.
-        start(run + 1)
+      for (let run = 0; run < runs; run++) {
+        const wire = await ahead.run(run)
         const into = plaintexts[run % 2]
-        await writer.write(await openRun(this.#cipher, this.#layout, run * perRun, wire, into))
+        const plaintext = openRun(this.#cipher, this.#layout, run * perRun, wire, into)
+        ahead.done(run)
+        await writer.write(plaintext)
       }
       await writer.end()
     } finally {
       // Whoever closes the files next must not find them in use.
-      await Promise.allSettled([reading, writer.end()])
+      await Promise.allSettled([ahead.end(), writer.end()])
       for (const plaintext of plaintexts) plaintext.fill(0)
     }
   }
 
   /** Wipes the key. The file stays the caller's to close. */
   close(): void {
+    this.#closed = true
     this.#cipher.wipe()
+    this.#spare?.plaintext.fill(0)
   }
 
   toJSON(): string {
@@ -172,13 +183,42 @@ export class SealedFile {
     return this.toJSON()
   }
 
+  async #readSmall(
+    firstFrame: number,
+    endFrame: number,
+    offset: number,
+    end: number,
+  ): Promise<Buffer> {
+    const { frameLength } = this.#layout
+    const memory = this.#spare ?? createReadMemory(frameLength)
+    this.#spare = undefined
+    try {
+      const wire = await this.#read(firstFrame, endFrame, memory.wire)
+      const plaintext = openRun(this.#cipher, this.#layout, firstFrame, wire, memory.plaintext)
+      const start = firstFrame * frameLength
+      return Buffer.from(plaintext.subarray(offset - start, end - start))
+    } finally {
+      if (this.#closed) memory.plaintext.fill(0)
+      this.#spare = memory
+    }
+  }
+
   #read(firstFrame: number, endFrame: number, into?: Buffer): Promise<Uint8Array> {
     return readWire(this.#file, this.#layout, firstFrame, endFrame, into)
   }
 }
 
-function framesPerRun(frameLength: number): number {
-  return Math.max(1, Math.floor(FRAME_RUN_BYTES / frameLength))
+function framesPerRun(frameLength: number, runBytes: number): number {
+  return Math.max(1, Math.floor(runBytes / frameLength))
+}
+
+function createReadMemory(frameLength: number): ReadMemory {
+  const frames = SMALL_READ_FRAMES
+  const plaintextBytes = frames * frameLength
+  return {
+    wire: Buffer.allocUnsafeSlow(plaintextBytes + overheadBytes({ frames, final: true })),
+    plaintext: Buffer.allocUnsafeSlow(plaintextBytes),
+  }
 }
 
 function layoutOf(size: number, headerBytes: number, frameLength: number): Layout {
@@ -219,13 +259,13 @@ function readWire(
 }
 
 /** `wire` is to be exactly the frames from this one on. Throws STREAM_MALFORMED, DECRYPT_FAILED. */
-async function openRun(
+function openRun(
   cipher: FrameCipher,
   { frameLength, frames }: Layout,
   firstFrame: number,
   wire: Uint8Array,
   into?: Uint8Array,
-): Promise<Uint8Array> {
+): Uint8Array {
   const place = { frameLength, firstSequence: firstFrame + 1 }
   const scanned = scanFrames(wire, place, SEQUENCE_MAX)
   const final = firstFrame + scanned.frames === frames

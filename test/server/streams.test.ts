@@ -8,6 +8,7 @@ import { once } from 'node:events'
 import { type ClientRequest, type IncomingMessage, request } from 'node:http'
 import { Readable } from 'node:stream'
 import { text } from 'node:stream/consumers'
+import { Worker } from 'node:worker_threads'
 import { KmsKeyringNode, type KmsNodeClientSupplier } from '@aws-crypto/client-node'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 
@@ -421,6 +422,32 @@ describe('a signed message', () => {
     expect([got.status, got.body.code]).toEqual([400, 'LIMIT_EXCEEDED'])
     expect(service.engine.slots.bytesInUse).toBe(0)
   })
+})
+
+/** As test/server/fast-caller.mjs answers. */
+interface FastAnswer {
+  readonly status: string
+  readonly answerBytes: number
+  readonly whole: boolean
+}
+
+test('one who sends as fast as the server reads, and reads as well, is not cut', async () => {
+  const parts = 400
+  const partBytes = 2 ** 19
+  for (let round = 0; round < 3; round++) {
+    const worker = new Worker(new URL('fast-caller.mjs', import.meta.url), {
+      workerData: {
+        port: Number(new URL(service.url).port),
+        path: pathOf('encrypt', { key }),
+        token: service.token,
+        parts,
+        partBytes,
+      },
+    })
+    const [answer] = (await once(worker, 'message')) as [FastAnswer]
+    expect(answer).toMatchObject({ status: '200', whole: true })
+    expect(answer.answerBytes).toBeGreaterThan(parts * partBytes)
+  }
 })
 
 describe('clients that are slow', () => {

@@ -74,6 +74,7 @@ export class Stream {
     this.#exchange.pause()
     try {
       this.#hold(chunk)
+      this.#exchange.writeAgain()
     } catch (error) {
       this.fail(error)
     }
