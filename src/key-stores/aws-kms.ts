@@ -12,7 +12,7 @@
 import type * as sdkTypes from '@aws-sdk/client-kms'
 import type { KeyMetadata, KMSClient } from '@aws-sdk/client-kms'
 
-import type { Crypto, KeyHandle } from '../crypto/crypto.ts'
+import type { Crypto } from '../crypto/crypto.ts'
 import { openPeer } from '../crypto/key-agreement.ts'
 import { isAsymmetric, openPublicKey } from '../crypto/key-pair.ts'
 import {
@@ -38,14 +38,8 @@ import {
   KEY_STORE_CREATE_MS,
 } from '../limits.ts'
 import { awsKmsError, isCredentialRefusal } from './aws-kms-errors.ts'
-import { withKeyBytes } from './exposed-key.ts'
-import type {
-  ImportedKeyMaterial,
-  KeyMaterial,
-  KeyStore,
-  KeyStoreTraits,
-  NewKeyMaterial,
-} from './key-store.ts'
+import { ForeignKeyStore } from './foreign-key-store.ts'
+import type { KeyMaterial, KeyStoreTraits, NewKeyMaterial } from './key-store.ts'
 import { checkEndpoint, checkStorePart, isStorePart, PROBE, readAuthorities } from './remote.ts'
 import { readSecretLine } from './secret-files.ts'
 import { StoreFault } from './store-fault.ts'
@@ -157,10 +151,8 @@ function identityOf({ accessKeyId, openSecret }: AwsCredentials): {
   }
 }
 
-export class AwsKmsKeyStore implements KeyStore {
-  readonly name: string
+export class AwsKmsKeyStore extends ForeignKeyStore {
   readonly traits: KeyStoreTraits
-  readonly #crypto: Crypto
   readonly #sdk: Sdk
   readonly #timeoutMs: number
   readonly #createsKeys: boolean
@@ -170,8 +162,7 @@ export class AwsKmsKeyStore implements KeyStore {
   #lastKeyId: string | undefined
 
   constructor(name: string, settings: AwsKmsSettings, crypto: Crypto, sdk: Sdk, client: KMSClient) {
-    this.name = name
-    this.#crypto = crypto
+    super(name, crypto)
     this.#sdk = sdk
     this.#client = client
     this.#timeoutMs = settings.timeoutMs ?? KEY_STORE_CALL_MS_DEFAULT
@@ -201,50 +192,11 @@ export class AwsKmsKeyStore implements KeyStore {
     return { stored, publicKey: await this.#readPublicKey(keyId, keySpec) }
   }
 
-  async importKeyMaterial(
-    _kmsKeyId: Uint8Array,
-    _version: number,
-    _keySpec: KeySpec,
-    plaintext: Uint8Array,
-  ): Promise<ImportedKeyMaterial> {
-    plaintext.fill(0)
-    throw new KeyfoldError('OPERATION_UNSUPPORTED', `${this.name} takes no key material`)
-  }
-
-  wrapKey(material: KeyMaterial, aad: Uint8Array, key: KeyHandle): Promise<Uint8Array> {
-    return withKeyBytes(this.#crypto, 'key', key, (bytes) => this.wrapBytes(material, aad, bytes))
-  }
-
-  wrapMessageKey(
-    material: KeyMaterial,
-    aad: Uint8Array,
-    messageKey: KeyHandle,
-  ): Promise<Uint8Array> {
-    return withKeyBytes(this.#crypto, 'messageKey', messageKey, (bytes) =>
-      this.wrapBytes(material, aad, bytes),
-    )
-  }
-
-  async unwrapKey(
-    material: KeyMaterial,
-    aad: Uint8Array,
-    storePart: Uint8Array,
-  ): Promise<KeyHandle> {
-    const bytes = await this.unwrapBytes(material, aad, storePart)
-    try {
-      if (bytes.length !== KEY_BYTES) throw new KeyfoldError('DECRYPT_FAILED')
-      return this.#crypto.importKey(bytes)
-    } finally {
-      bytes.fill(0)
-    }
-  }
-
-  async wrapBytes(
+  protected async wrap(
     material: KeyMaterial,
     aad: Uint8Array,
     plaintext: Uint8Array,
   ): Promise<Uint8Array> {
-    assertWraps(material)
     if (plaintext.length < 1 || plaintext.length > CALLER_PLAINTEXT_BYTES_MAX) {
       throw new KeyfoldError('REQUEST_MALFORMED', `1 to ${CALLER_PLAINTEXT_BYTES_MAX} bytes`)
     }
@@ -257,12 +209,11 @@ export class AwsKmsKeyStore implements KeyStore {
     return checkStorePart(CiphertextBlob)
   }
 
-  async unwrapBytes(
+  protected async unwrap(
     material: KeyMaterial,
     aad: Uint8Array,
     storePart: Uint8Array,
   ): Promise<Uint8Array> {
-    assertWraps(material)
     if (!isStorePart(storePart) || storePart.length > CIPHERTEXT_BYTES_MAX) {
       throw new KeyfoldError('DECRYPT_FAILED')
     }
@@ -274,7 +225,7 @@ export class AwsKmsKeyStore implements KeyStore {
     return present(Plaintext)
   }
 
-  async sign(material: KeyMaterial, signable: Signable): Promise<Uint8Array> {
+  override async sign(material: KeyMaterial, signable: Signable): Promise<Uint8Array> {
     checkSignable(material.keySpec, signable)
     const { algorithm, messageType, message } = signable
     const { Signature } = await this.#call((kms, options) => {
@@ -289,7 +240,7 @@ export class AwsKmsKeyStore implements KeyStore {
     return present(Signature)
   }
 
-  async decryptWithPrivateKey(
+  override async decryptWithPrivateKey(
     material: KeyMaterial,
     algorithm: EncryptionAlgorithm,
     ciphertext: Uint8Array,
@@ -306,7 +257,7 @@ export class AwsKmsKeyStore implements KeyStore {
     return present(Plaintext)
   }
 
-  async deriveSharedSecret(
+  override async deriveSharedSecret(
     material: KeyMaterial,
     algorithm: KeyAgreementAlgorithm,
     peer: Uint8Array,
@@ -323,7 +274,7 @@ export class AwsKmsKeyStore implements KeyStore {
     return present(SharedSecret)
   }
 
-  async generateMac(
+  override async generateMac(
     material: KeyMaterial,
     algorithm: MacAlgorithm,
     message: Uint8Array,
@@ -352,7 +303,8 @@ export class AwsKmsKeyStore implements KeyStore {
   /** Nothing of any key is here. */
   forget(): void {}
 
-  lock(): void {
+  override lock(): void {
+    super.lock()
     this.#client?.destroy()
     this.#client = undefined
   }
@@ -376,10 +328,6 @@ export class AwsKmsKeyStore implements KeyStore {
       if (KeyId === undefined && error.code === 'KEY_STORE_REFUSED') return
       throw new KeyfoldError('KEY_STORE_UNREACHABLE', error.detail, error)
     }
-  }
-
-  async close(): Promise<void> {
-    this.lock()
   }
 
   /** A crash before the catalog has it leaves it over there, unused, with its description. */
@@ -491,20 +439,12 @@ export class AwsKmsKeyStore implements KeyStore {
   }
 }
 
-const KEY_BYTES = 32
-
 function contextOf(aad: Uint8Array): Record<string, string> {
   return { keyfold: Buffer.from(aad).toString('base64') }
 }
 
 function keyIdOf({ stored }: KeyMaterial): string {
   return decodeRemoteKey(stored, WRAPPING_SUITES.awsKms).name
-}
-
-function assertWraps({ keySpec }: KeyMaterial): void {
-  // Decrypt with an RSA key takes no encryption context.
-  if (keySpec === 'SYMMETRIC_DEFAULT') return
-  throw new KeyfoldError('KMS_KEY_USAGE_INVALID', `${keySpec} does not wrap`)
 }
 
 function arnOf(metadata: KeyMetadata | undefined): string {

@@ -38,14 +38,8 @@ import {
   PKCS11_SESSIONS_DEFAULT,
   WRAPPED_KEY_BYTES_MAX,
 } from '../limits.ts'
-import { withKeyBytes } from './exposed-key.ts'
-import type {
-  ImportedKeyMaterial,
-  KeyMaterial,
-  KeyStore,
-  KeyStoreTraits,
-  NewKeyMaterial,
-} from './key-store.ts'
+import { ForeignKeyStore } from './foreign-key-store.ts'
+import type { KeyMaterial, KeyStore, KeyStoreTraits, NewKeyMaterial } from './key-store.ts'
 import { MaterialInDoubt } from './material-in-doubt.ts'
 import { CKM } from './pkcs11/cryptoki.ts'
 import { OVERHEAD_BYTES, outputBytesMax } from './pkcs11/gcm.ts'
@@ -74,7 +68,6 @@ export interface Pkcs11Settings {
 }
 
 const ID_RANDOM_BYTES = 8
-const KEY_BYTES = 32
 const NOTHING = new Uint8Array(0)
 /** SPKI DER of RSA_4096 has 550 bytes, and no other spec more. */
 const PUBLIC_KEY_BYTES_MAX = 1_024
@@ -126,17 +119,13 @@ interface Opened {
   readonly wrapping: { readonly mechanism: number; readonly ivMode: IvMode }
 }
 
-class Pkcs11KeyStore implements KeyStore {
-  readonly name: string
+class Pkcs11KeyStore extends ForeignKeyStore {
   readonly traits: KeyStoreTraits
-  readonly #crypto: Crypto
   readonly #opened: Opened
-  #locked = false
   #closing: Promise<void> | undefined
 
   constructor(crypto: Crypto, name: string, opened: Opened) {
-    this.name = name
-    this.#crypto = crypto
+    super(name, crypto)
     this.#opened = opened
     this.traits = {
       origin: 'AWS_CLOUDHSM',
@@ -175,52 +164,22 @@ class Pkcs11KeyStore implements KeyStore {
     }
   }
 
-  async importKeyMaterial(
-    _kmsKeyId: Uint8Array,
-    _version: number,
-    _keySpec: KeySpec,
-    plaintext: Uint8Array,
-  ): Promise<ImportedKeyMaterial> {
-    plaintext.fill(0)
-    this.#assertUnlocked()
-    throw new KeyfoldError('OPERATION_UNSUPPORTED', 'the token makes its keys itself')
-  }
-
-  async wrapKey(material: KeyMaterial, aad: Uint8Array, key: KeyHandle): Promise<Uint8Array> {
-    this.#assertWraps(material)
-    return withKeyBytes(this.#crypto, 'key', key, (bytes) => this.wrapBytes(material, aad, bytes))
-  }
-
-  async wrapMessageKey(
-    material: KeyMaterial,
-    aad: Uint8Array,
-    messageKey: KeyHandle,
-  ): Promise<Uint8Array> {
-    this.#assertWraps(material)
-    return withKeyBytes(this.#crypto, 'messageKey', messageKey, (bytes) =>
-      this.wrapBytes(material, aad, bytes),
-    )
-  }
-
-  async unwrapKey(
+  /** From the memory that the token wrote to straight into the key table. */
+  override async unwrapKey(
     material: KeyMaterial,
     aad: Uint8Array,
     storePart: Uint8Array,
   ): Promise<KeyHandle> {
-    return this.#unwrap(material, aad, storePart, (output) => {
-      if (output.length !== KEY_BYTES) throw new KeyfoldError('DECRYPT_FAILED')
-      // What was locked while the token worked stays empty.
-      this.#assertUnlocked()
-      return this.#crypto.importKey(output)
-    })
+    this.assertWraps(material)
+    return this.#unwrapTo(material, aad, storePart, (output) => this.importUnwrapped(output))
   }
 
-  async wrapBytes(
+  protected async wrap(
     material: KeyMaterial,
     aad: Uint8Array,
     plaintext: Uint8Array,
   ): Promise<Uint8Array> {
-    const { id, mechanism, ivMode } = this.#assertWraps(material)
+    const { id, mechanism, ivMode } = referenceOf(material)
     if (plaintext.length > CALLER_PLAINTEXT_BYTES_MAX) {
       throw new KeyfoldError(
         'LIMIT_EXCEEDED',
@@ -237,15 +196,15 @@ class Pkcs11KeyStore implements KeyStore {
     })
   }
 
-  async unwrapBytes(
+  protected async unwrap(
     material: KeyMaterial,
     aad: Uint8Array,
     storePart: Uint8Array,
   ): Promise<Uint8Array> {
-    return this.#unwrap(material, aad, storePart, copyOf)
+    return this.#unwrapTo(material, aad, storePart, copyOf)
   }
 
-  async sign(material: KeyMaterial, signable: Signable): Promise<Uint8Array> {
+  override async sign(material: KeyMaterial, signable: Signable): Promise<Uint8Array> {
     const { scheme, digest } = digestToSign(material.keySpec, signable)
     const { name, hash } = scheme
     this.#assertOffered(material.keySpec)
@@ -255,7 +214,7 @@ class Pkcs11KeyStore implements KeyStore {
     return name === 'ecdsa' ? encodeHalves(signature) : signature
   }
 
-  async decryptWithPrivateKey(
+  override async decryptWithPrivateKey(
     material: KeyMaterial,
     algorithm: EncryptionAlgorithm,
     ciphertext: Uint8Array,
@@ -272,7 +231,7 @@ class Pkcs11KeyStore implements KeyStore {
     return this.#usePrivate(material, { kind: 'decryptOaep', hash }, ciphertext)
   }
 
-  async deriveSharedSecret(
+  override async deriveSharedSecret(
     material: KeyMaterial,
     algorithm: KeyAgreementAlgorithm,
     peer: Uint8Array,
@@ -296,7 +255,7 @@ class Pkcs11KeyStore implements KeyStore {
     return secret
   }
 
-  async generateMac(
+  override async generateMac(
     material: KeyMaterial,
     algorithm: MacAlgorithm,
     message: Uint8Array,
@@ -313,7 +272,7 @@ class Pkcs11KeyStore implements KeyStore {
   }
 
   async generateRandom(bytes: number): Promise<Uint8Array> {
-    this.#assertUnlocked()
+    this.assertUnlocked()
     return this.#opened.thread.random(this.#opened.token, bytes)
   }
 
@@ -325,24 +284,25 @@ class Pkcs11KeyStore implements KeyStore {
     this.#opened.thread.forget(this.#opened.token, Uint8Array.from(kmsKeyId))
   }
 
-  lock(): void {
+  override lock(): void {
+    super.lock()
     this.#opened.pin.forget()
     // Its sessions end, and with the last the login; calls under way come to their end first.
     void this.#end()
   }
 
   async probe(): Promise<void> {
-    this.#assertUnlocked()
+    this.assertUnlocked()
     await this.#opened.thread.probe(this.#opened.token)
   }
 
   /** Its PIN is kept: it may be opened again. */
-  async close(): Promise<void> {
+  override async close(): Promise<void> {
+    super.lock()
     await this.#end()
   }
 
   #end(): Promise<void> {
-    this.#locked = true
     const { thread, token } = this.#opened
     this.#closing ??= thread
       .closeToken(token)
@@ -352,13 +312,13 @@ class Pkcs11KeyStore implements KeyStore {
     return this.#closing
   }
 
-  #unwrap<T>(
+  #unwrapTo<T>(
     material: KeyMaterial,
     aad: Uint8Array,
     storePart: Uint8Array,
     take: (output: Uint8Array) => T,
   ): Promise<T> {
-    const { id, mechanism } = this.#assertWraps(material)
+    const { id, mechanism } = referenceOf(material)
     if (storePart.length < OVERHEAD_BYTES || storePart.length > WRAPPED_KEY_BYTES_MAX) {
       throw new KeyfoldError('DECRYPT_FAILED')
     }
@@ -378,7 +338,7 @@ class Pkcs11KeyStore implements KeyStore {
     operation: KeyOperation,
     input: Uint8Array,
   ): Promise<Uint8Array> {
-    const { id } = this.#referenceOf(material)
+    const { id } = referenceOf(material)
     return this.#use({
       key: { id, keySpec: material.keySpec },
       operation,
@@ -390,38 +350,26 @@ class Pkcs11KeyStore implements KeyStore {
   }
 
   async #use<T>(call: RegionCall<T>): Promise<T> {
-    this.#assertUnlocked()
+    this.assertUnlocked()
     return this.#opened.thread.use(this.#opened.token, call)
   }
 
-  #assertWraps(material: KeyMaterial): ReturnType<typeof decodeTokenReference> {
-    this.#assertUnlocked()
-    if (material.keySpec !== 'SYMMETRIC_DEFAULT') {
-      throw new KeyfoldError('KMS_KEY_USAGE_INVALID', `${material.keySpec} does not wrap`)
-    }
-    return this.#referenceOf(material)
-  }
-
-  /** Throws KMS_KEY_UNAVAILABLE: a row of the catalog that was moved leads to a key that is another's. */
-  #referenceOf(material: KeyMaterial): ReturnType<typeof decodeTokenReference> {
-    const reference = decodeTokenReference(material.stored)
-    const wraps = material.keySpec === 'SYMMETRIC_DEFAULT'
-    if (!isTokenKeyIdOf(reference.id, material) || wraps !== (reference.ivMode !== 'none')) {
-      throw new KeyfoldError('KMS_KEY_UNAVAILABLE', 'the catalog refers to the key of another')
-    }
-    return reference
-  }
-
   #assertOffered(keySpec: KeySpec): void {
-    this.#assertUnlocked()
+    this.assertUnlocked()
     if (!this.traits.keySpecs.includes(keySpec)) {
       throw new KeyfoldError('OPERATION_UNSUPPORTED', `the token has no ${keySpec}`)
     }
   }
+}
 
-  #assertUnlocked(): void {
-    if (this.#locked) throw new KeyfoldError('LOCKED')
+/** Throws KMS_KEY_UNAVAILABLE: a row of the catalog that was moved leads to a key that is another's. */
+function referenceOf(material: KeyMaterial): ReturnType<typeof decodeTokenReference> {
+  const reference = decodeTokenReference(material.stored)
+  const wraps = material.keySpec === 'SYMMETRIC_DEFAULT'
+  if (!isTokenKeyIdOf(reference.id, material) || wraps !== (reference.ivMode !== 'none')) {
+    throw new KeyfoldError('KMS_KEY_UNAVAILABLE', 'the catalog refers to the key of another')
   }
+  return reference
 }
 
 /** r ‖ s, as tokens give them, in DER. */

@@ -11,7 +11,7 @@
 import * as http from 'node:http'
 import * as https from 'node:https'
 
-import type { Crypto, KeyHandle } from '../crypto/crypto.ts'
+import type { Crypto } from '../crypto/crypto.ts'
 import type { KeySpec } from '../crypto/key-spec.ts'
 import { KeyfoldError } from '../errors.ts'
 import { Reader, Writer } from '../format/bytes.ts'
@@ -24,14 +24,8 @@ import {
   KEY_STORE_CONNECTIONS_MAX,
   RANDOM_IV_WRAPS_MAX,
 } from '../limits.ts'
-import { withKeyBytes } from './exposed-key.ts'
-import type {
-  ImportedKeyMaterial,
-  KeyMaterial,
-  KeyStore,
-  KeyStoreTraits,
-  NewKeyMaterial,
-} from './key-store.ts'
+import { ForeignKeyStore } from './foreign-key-store.ts'
+import type { KeyMaterial, KeyStoreTraits, NewKeyMaterial } from './key-store.ts'
 import { checkEndpoint, checkStorePart, isStorePart, PROBE, readAuthorities } from './remote.ts'
 import { readSecretFile } from './secret-files.ts'
 import { StoreFault } from './store-fault.ts'
@@ -51,7 +45,6 @@ export interface TransitSettings {
 }
 
 const SYMMETRIC = 'SYMMETRIC_DEFAULT'
-const KEY_BYTES = 32
 const KEY_TYPE = 'aes256-gcm96'
 const VERSION_BYTES = 4
 /** nonce12 ‖ tag16 */
@@ -85,23 +78,19 @@ interface Answer {
   readonly body: Readonly<Record<string, unknown>> | undefined
 }
 
-export class TransitKeyStore implements KeyStore {
-  readonly name: string
+export class TransitKeyStore extends ForeignKeyStore {
   readonly traits: KeyStoreTraits
-  readonly #crypto: Crypto
   readonly #settings: TransitSettings
   readonly #base: URL
   readonly #agent: http.Agent
   #token: string | undefined
-  #locked = false
   /** What was last used for wrapping, which tells whether wrapping works now. */
   #lastKey: string | undefined
 
   /** Throws CONFIG_INVALID. Asks nothing of the other side. */
   constructor(name: string, settings: TransitSettings, crypto: Crypto) {
     const { endpoint, mount, namespace, ca, createsKeys } = settings
-    this.name = name
-    this.#crypto = crypto
+    super(name, crypto)
     this.#settings = settings
     this.#base = checkEndpoint(endpoint)
     if (!MOUNT_PATTERN.test(mount)) throw new KeyfoldError('CONFIG_INVALID', 'mount: a path')
@@ -130,7 +119,7 @@ export class TransitKeyStore implements KeyStore {
     keySpec: KeySpec,
     externalKeyId?: string,
   ): Promise<NewKeyMaterial> {
-    this.#assertUnlocked()
+    this.assertUnlocked()
     if (keySpec !== SYMMETRIC) {
       throw new KeyfoldError('OPERATION_UNSUPPORTED', `${this.name} has no keys of ${keySpec}`)
     }
@@ -153,45 +142,7 @@ export class TransitKeyStore implements KeyStore {
     return { stored, publicKey: undefined }
   }
 
-  async importKeyMaterial(
-    _kmsKeyId: Uint8Array,
-    _version: number,
-    _keySpec: KeySpec,
-    plaintext: Uint8Array,
-  ): Promise<ImportedKeyMaterial> {
-    plaintext.fill(0)
-    throw new KeyfoldError('OPERATION_UNSUPPORTED', `${this.name} takes no key material`)
-  }
-
-  wrapKey(material: KeyMaterial, aad: Uint8Array, key: KeyHandle): Promise<Uint8Array> {
-    return withKeyBytes(this.#crypto, 'key', key, (bytes) => this.wrapBytes(material, aad, bytes))
-  }
-
-  wrapMessageKey(
-    material: KeyMaterial,
-    aad: Uint8Array,
-    messageKey: KeyHandle,
-  ): Promise<Uint8Array> {
-    return withKeyBytes(this.#crypto, 'messageKey', messageKey, (bytes) =>
-      this.wrapBytes(material, aad, bytes),
-    )
-  }
-
-  async unwrapKey(
-    material: KeyMaterial,
-    aad: Uint8Array,
-    storePart: Uint8Array,
-  ): Promise<KeyHandle> {
-    const bytes = await this.unwrapBytes(material, aad, storePart)
-    try {
-      if (bytes.length !== KEY_BYTES) throw new KeyfoldError('DECRYPT_FAILED')
-      return this.#crypto.importKey(bytes)
-    } finally {
-      bytes.fill(0)
-    }
-  }
-
-  async wrapBytes(
+  protected async wrap(
     material: KeyMaterial,
     aad: Uint8Array,
     plaintext: Uint8Array,
@@ -202,28 +153,12 @@ export class TransitKeyStore implements KeyStore {
     return storePart
   }
 
-  async unwrapBytes(
+  protected unwrap(
     material: KeyMaterial,
     aad: Uint8Array,
     storePart: Uint8Array,
   ): Promise<Uint8Array> {
     return this.#decrypt(keyOf(material), aad, storePart)
-  }
-
-  async sign({ keySpec }: KeyMaterial): Promise<never> {
-    throw wrapsOnly(keySpec)
-  }
-
-  async decryptWithPrivateKey({ keySpec }: KeyMaterial): Promise<never> {
-    throw wrapsOnly(keySpec)
-  }
-
-  async deriveSharedSecret({ keySpec }: KeyMaterial): Promise<never> {
-    throw wrapsOnly(keySpec)
-  }
-
-  async generateMac({ keySpec }: KeyMaterial): Promise<never> {
-    throw wrapsOnly(keySpec)
   }
 
   /** The token needs the right to configure and delete keys for it. */
@@ -242,14 +177,14 @@ export class TransitKeyStore implements KeyStore {
   /** Nothing of any key is here. */
   forget(): void {}
 
-  lock(): void {
-    this.#locked = true
+  override lock(): void {
+    super.lock()
     this.#token = undefined
     this.#agent.destroy()
   }
 
   async probe(): Promise<void> {
-    this.#assertUnlocked()
+    this.assertUnlocked()
     const key = this.#lastKey
     try {
       if (key === undefined) await this.#ask('GET', '/v1/auth/token/lookup-self', undefined)
@@ -261,10 +196,6 @@ export class TransitKeyStore implements KeyStore {
       }
       throw new KeyfoldError('KEY_STORE_UNREACHABLE', error.detail, error)
     }
-  }
-
-  async close(): Promise<void> {
-    this.lock()
   }
 
   /** That it is of the right kind, and that the server heeds associated_data: an old one leaves it out without a word. */
@@ -303,7 +234,7 @@ export class TransitKeyStore implements KeyStore {
   }
 
   async #decrypt(key: string, aad: Uint8Array, storePart: Uint8Array): Promise<Uint8Array> {
-    this.#assertUnlocked()
+    this.assertUnlocked()
     const ciphertext = decodeStorePart(storePart)
     const { plaintext } = await this.#post(`decrypt/${key}`, {
       ciphertext,
@@ -330,7 +261,7 @@ export class TransitKeyStore implements KeyStore {
     path: string,
     body: string | undefined,
   ): Promise<Readonly<Record<string, unknown>>> {
-    this.#assertUnlocked()
+    this.assertUnlocked()
     let answer = await this.#send(method, path, body)
     if (answer.status === 403) {
       // Tokens run out, and whoever renews them writes the new one to its place.
@@ -373,10 +304,6 @@ export class TransitKeyStore implements KeyStore {
       sent.on('error', unreachable)
       sent.end(body)
     })
-  }
-
-  #assertUnlocked(): void {
-    if (this.#locked) throw new KeyfoldError('LOCKED')
   }
 }
 
@@ -436,10 +363,7 @@ function decodeStorePart(storePart: Uint8Array): string {
   return `vault:v${version}:${base64(reader.rest())}`
 }
 
-function keyOf({ keySpec, stored }: KeyMaterial): string {
-  if (keySpec !== SYMMETRIC) {
-    throw new KeyfoldError('KMS_KEY_USAGE_INVALID', `${keySpec} does not wrap`)
-  }
+function keyOf({ stored }: KeyMaterial): string {
   const { name } = decodeRemoteKey(stored, WRAPPING_SUITES.transit)
   if (!NAME_PATTERN.test(name)) throw new KeyfoldError('INTERNAL', 'the remote key has no name')
   return name
@@ -454,10 +378,6 @@ function tokenOf({ openToken }: TransitSettings): string {
   } finally {
     bytes.fill(0)
   }
-}
-
-function wrapsOnly(keySpec: KeySpec): KeyfoldError {
-  return new KeyfoldError('KMS_KEY_USAGE_INVALID', `${keySpec} does nothing of that kind here`)
 }
 
 function base64(bytes: Uint8Array): string {

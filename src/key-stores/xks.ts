@@ -10,7 +10,7 @@
  */
 import { randomUUID } from 'node:crypto'
 
-import type { Crypto, KeyHandle } from '../crypto/crypto.ts'
+import type { Crypto } from '../crypto/crypto.ts'
 import type { KeySpec } from '../crypto/key-spec.ts'
 import { KeyfoldError, type ErrorCode } from '../errors.ts'
 import { decodeJsonBytes, encodeJsonBytes, type JsonBytes } from '../format/json-bytes.ts'
@@ -31,14 +31,8 @@ import {
   encodeXksStorePart,
 } from '../format/xks-store-part.ts'
 import { EXTERNAL_KEY_ID_CHARACTERS_MAX } from '../limits.ts'
-import { withKeyBytes } from './exposed-key.ts'
-import type {
-  ImportedKeyMaterial,
-  KeyMaterial,
-  KeyStore,
-  KeyStoreTraits,
-  NewKeyMaterial,
-} from './key-store.ts'
+import { ForeignKeyStore, type WrapSubject } from './foreign-key-store.ts'
+import type { KeyMaterial, KeyStore, KeyStoreTraits, NewKeyMaterial } from './key-store.ts'
 import { StoreFault, type Fault } from './store-fault.ts'
 import { unreachable, XksClient, type XksAnswer, type XksConnection } from './xks-client.ts'
 
@@ -58,6 +52,12 @@ export function openXksKeyStore(crypto: Crypto, settings: XksSettings): KeyStore
 
 /** What the proxy is told of the AWS KMS operation behind a call; none is told apart by it. */
 type KmsOperation = 'CreateKey' | 'Encrypt' | 'Decrypt' | 'GenerateDataKey' | 'ReEncrypt'
+
+const OPERATIONS: Readonly<Record<WrapSubject, KmsOperation>> = {
+  key: 'GenerateDataKey',
+  messageKey: 'ReEncrypt',
+  bytes: 'Encrypt',
+}
 
 /** What an error of the proxy's means for an operation with a key, as AWS KMS has it ("Error codes"). */
 const REFUSALS: Readonly<Record<XksErrorName, readonly [ErrorCode, string]>> = {
@@ -97,8 +97,7 @@ const REFUSALS_OF_NEW: Readonly<Partial<Record<XksErrorName, ErrorCode>>> = {
   InvalidKeyUsageException: 'XKS_KEY_INVALID_CONFIGURATION',
 }
 
-class XksKeyStore implements KeyStore {
-  readonly name: string
+class XksKeyStore extends ForeignKeyStore {
   readonly traits: KeyStoreTraits = {
     origin: 'EXTERNAL_KEY_STORE',
     keySpecs: ['SYMMETRIC_DEFAULT'],
@@ -107,14 +106,11 @@ class XksKeyStore implements KeyStore {
     wrappingSuite: WRAPPING_SUITES.xks,
     wrapsMax: undefined,
   }
-  readonly #crypto: Crypto
   readonly #client: XksClient
   readonly #settings: Pick<XksSettings, 'principalArn' | 'keyArnOf'>
-  #locked = false
 
   constructor(crypto: Crypto, settings: XksSettings) {
-    this.name = settings.name
-    this.#crypto = crypto
+    super(settings.name, crypto)
     this.#client = new XksClient(settings)
     const { principalArn, keyArnOf } = settings
     this.#settings = { principalArn, keyArnOf }
@@ -127,7 +123,7 @@ class XksKeyStore implements KeyStore {
     keySpec: KeySpec,
     externalKeyId?: string,
   ): Promise<NewKeyMaterial> {
-    this.#assertOpen()
+    this.assertUnlocked()
     if (keySpec !== 'SYMMETRIC_DEFAULT') {
       throw new KeyfoldError('OPERATION_UNSUPPORTED', 'an external key is SYMMETRIC_DEFAULT')
     }
@@ -144,94 +140,19 @@ class XksKeyStore implements KeyStore {
     return { stored: encodeExternalKey(externalKeyId), publicKey: undefined }
   }
 
-  async importKeyMaterial(
-    _kmsKeyId: Uint8Array,
-    _version: number,
-    _keySpec: KeySpec,
-    plaintext: Uint8Array,
-  ): Promise<ImportedKeyMaterial> {
-    plaintext.fill(0)
-    throw new KeyfoldError('OPERATION_UNSUPPORTED', 'an external key store imports nothing')
-  }
-
-  async wrapKey(material: KeyMaterial, aad: Uint8Array, key: KeyHandle): Promise<Uint8Array> {
-    this.#assertOpen()
-    return withKeyBytes(this.#crypto, 'key', key, (bytes) =>
-      this.#encrypt('GenerateDataKey', material, aad, bytes),
-    )
-  }
-
-  async wrapMessageKey(
-    material: KeyMaterial,
-    aad: Uint8Array,
-    messageKey: KeyHandle,
-  ): Promise<Uint8Array> {
-    this.#assertOpen()
-    return withKeyBytes(this.#crypto, 'messageKey', messageKey, (bytes) =>
-      this.#encrypt('ReEncrypt', material, aad, bytes),
-    )
-  }
-
-  async unwrapKey(
-    material: KeyMaterial,
-    aad: Uint8Array,
-    storePart: Uint8Array,
-  ): Promise<KeyHandle> {
-    const bytes = await this.#decrypt(material, aad, storePart)
-    try {
-      if (bytes.length !== KEY_BYTES) throw new KeyfoldError('DECRYPT_FAILED')
-      return this.#crypto.importKey(bytes)
-    } finally {
-      bytes.fill(0)
-    }
-  }
-
-  async wrapBytes(
-    material: KeyMaterial,
-    aad: Uint8Array,
-    plaintext: Uint8Array,
-  ): Promise<Uint8Array> {
-    return this.#encrypt('Encrypt', material, aad, plaintext)
-  }
-
-  async unwrapBytes(
-    material: KeyMaterial,
-    aad: Uint8Array,
-    storePart: Uint8Array,
-  ): Promise<Uint8Array> {
-    return this.#decrypt(material, aad, storePart)
-  }
-
-  async sign(material: KeyMaterial): Promise<Uint8Array> {
-    throw unusable(material)
-  }
-
-  async decryptWithPrivateKey(material: KeyMaterial): Promise<Uint8Array> {
-    throw unusable(material)
-  }
-
-  async deriveSharedSecret(material: KeyMaterial): Promise<Uint8Array> {
-    throw unusable(material)
-  }
-
-  async generateMac(material: KeyMaterial): Promise<Uint8Array> {
-    throw unusable(material)
-  }
-
   /** The key was the other side's before, and stays theirs. */
   async destroyKeyMaterial(): Promise<void> {}
 
-  forget(): void {
-    // Nothing of a KMS key is kept.
-  }
+  /** Nothing of any key is here. */
+  forget(): void {}
 
-  lock(): void {
-    this.#locked = true
+  override lock(): void {
+    super.lock()
     this.#client.close()
   }
 
   async probe(): Promise<void> {
-    this.#assertOpen()
+    this.assertUnlocked()
     const requestMetadata = { kmsRequestId: randomUUID(), kmsOperation: 'KmsHealthCheck' }
     const reply = await this.#ask('/health', { requestMetadata }, {}, NONE)
     const { members } = granted(reply, REFUSALS_OF_HEALTH)
@@ -244,19 +165,15 @@ class XksKeyStore implements KeyStore {
     if (!isWell) throw unreachable('none of its key managers is available')
   }
 
-  async close(): Promise<void> {
-    this.lock()
-  }
-
-  async #encrypt(
-    operation: KmsOperation,
+  protected async wrap(
     material: KeyMaterial,
     aad: Uint8Array,
     plaintext: Uint8Array,
+    subject: WrapSubject,
   ): Promise<Uint8Array> {
-    const path = this.#pathOf(material, 'encrypt')
+    const path = pathOf(material, 'encrypt')
     const members = {
-      requestMetadata: this.#metadata(operation, material),
+      requestMetadata: this.#metadata(OPERATIONS[subject], material),
       encryptionAlgorithm: 'AES_GCM',
       ciphertextDataIntegrityValueAlgorithm: 'SHA_256',
     }
@@ -267,20 +184,19 @@ class XksKeyStore implements KeyStore {
     })
     const encrypted = ciphertextOf(answer, plaintext.length)
     const integrityValue = answer.bytes.get('ciphertextDataIntegrityValue') ?? NO_BYTES
-    const expected = this.#crypto.sha256(...integrityParts(aad, encrypted))
+    const expected = this.crypto.sha256(...integrityParts(aad, encrypted))
     if (Buffer.compare(integrityValue, expected) !== 0) {
       throw unreachable('its ciphertext is not the one that its integrity value vouches for')
     }
     return encodeXksStorePart(encrypted)
   }
 
-  /** Whoever is given it fills it with zeros. */
-  async #decrypt(
+  protected async unwrap(
     material: KeyMaterial,
     aad: Uint8Array,
     storePart: Uint8Array,
   ): Promise<Uint8Array> {
-    const path = this.#pathOf(material, 'decrypt')
+    const path = pathOf(material, 'decrypt')
     const { metadata, iv, ciphertext, tag } = decodeXksStorePart(storePart)
     const members = {
       requestMetadata: this.#metadata('Decrypt', material),
@@ -296,19 +212,13 @@ class XksKeyStore implements KeyStore {
     const { bytes } = granted(await this.#ask(path, members, given, PLAINTEXT_MEMBERS))
     const plaintext = bytes.get('plaintext')
     try {
-      this.#assertOpen()
+      this.assertUnlocked()
       if (plaintext?.length === ciphertext.length) return plaintext
       throw unreachable('its plaintext is missing, or of another length than the ciphertext')
     } catch (error) {
       plaintext?.fill(0)
       throw error
     }
-  }
-
-  #pathOf(material: KeyMaterial, operation: 'encrypt' | 'decrypt'): string {
-    this.#assertOpen()
-    if (material.keySpec !== 'SYMMETRIC_DEFAULT') throw unusable(material)
-    return `/keys/${decodeExternalKey(material.stored)}/${operation}`
   }
 
   #metadata(kmsOperation: KmsOperation, material?: KeyMaterial): Readonly<Record<string, string>> {
@@ -335,13 +245,8 @@ class XksKeyStore implements KeyStore {
       answer.body.fill(0)
     }
   }
-
-  #assertOpen(): void {
-    if (this.#locked) throw new KeyfoldError('LOCKED')
-  }
 }
 
-const KEY_BYTES = 32
 const NO_BYTES = new Uint8Array(0)
 const NONE: ReadonlySet<string> = new Set()
 const PLAINTEXT_MEMBERS: ReadonlySet<string> = new Set(['plaintext'])
@@ -427,6 +332,6 @@ function assertUsableKey(members: ReadonlyMap<string, unknown>): void {
   if (wrong !== undefined) throw new KeyfoldError('XKS_KEY_INVALID_CONFIGURATION', wrong)
 }
 
-function unusable({ keySpec }: KeyMaterial): KeyfoldError {
-  return new KeyfoldError('KMS_KEY_USAGE_INVALID', `${keySpec} in an external key store`)
+function pathOf({ stored }: KeyMaterial, operation: 'encrypt' | 'decrypt'): string {
+  return `/keys/${decodeExternalKey(stored)}/${operation}`
 }
