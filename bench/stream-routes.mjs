@@ -15,7 +15,7 @@ import { median } from './report.mjs'
 import { post, startEcho, startKeyfold } from './servers.mjs'
 
 const SIZES = {
-  quick: { bytes: 256 * 2 ** 20, rounds: 3 },
+  quick: { bytes: 256 * 2 ** 20, rounds: 5 },
   full: { bytes: 2 ** 30, rounds: 5 },
 }
 const PART_BYTES = 2 ** 19
