@@ -68,6 +68,17 @@ export const KEY_MATERIAL_OPEN_MAX = 2_048
 export const KEY_OBJECTS_OPEN_MAX = 512
 export const KEY_OBJECT_AGE_MS_MAX = 300_000
 
+// Work with key pairs, on the event loop and on libuv's threads, of which there are four unless UV_THREADPOOL_SIZE says.
+
+/** RSA keys that are made at once: each has a thread for a second or more. The other two are for what is short. */
+export const RSA_GENERATIONS_MAX = 2
+/** RSA_4096 takes 1.6 s on average (2 cores, OpenSSL 3.0): the last one waits half a minute, as long as clients do. */
+export const RSA_GENERATIONS_WAITING_MAX = 32
+/** Private keys that are used at once, and pairs of curves that are made: whatever waits for a thread waits for one. */
+export const KEY_PAIR_USES_MAX = 2
+/** Of RSA_4096, at 5 to 7 ms each, the last one waits 4 s. */
+export const KEY_PAIR_USES_WAITING_MAX = 1_024
+
 // The root key.
 
 /** Shares of it that people keep: more than these nobody gathers. */
@@ -364,6 +375,7 @@ assert(MESSAGE_KEY_MESSAGES_DEFAULT <= MESSAGE_KEY_MESSAGES_MAX)
 assert(MESSAGE_KEY_BYTES_DEFAULT <= MESSAGE_KEY_BYTES_MAX)
 assert(MESSAGE_KEY_BYTES_MAX + BATCH_MESSAGES_MAX * MESSAGE_BYTES_MAX <= Number.MAX_SAFE_INTEGER)
 assert(BATCH_MESSAGES_MAX <= MESSAGE_KEY_MESSAGES_DEFAULT)
+assert(RSA_GENERATIONS_MAX + KEY_PAIR_USES_MAX <= 4)
 assert(STORE_DEADLINE_MS_DEFAULT < STORE_MATERIAL_DEADLINE_MS)
 assert(STORE_PROBE_PAUSE_MS_MIN <= STORE_PROBE_PAUSE_MS_MAX)
 // A refresh that fails has many more chances before the key in use is too old.

@@ -45,7 +45,7 @@ export function isRsa(spec: KeySpec): spec is RsaKeySpec {
   return spec in MODULUS_BITS
 }
 
-/** For KMS keys, data key pairs (GenerateDataKeyPair) and wrapping keys of imports alike. Runs off the event loop. */
+/** Off the event loop, and of RSA for a second or more: how many at once is bounded by key-stores/key-pair-work.ts. */
 export async function generateKeyPair(spec: AsymmetricKeySpec): Promise<KeyPair> {
   const { privateKey, publicKey } = await generateKeyObjects(spec)
   return { privateKey: privateKey.export(PKCS8), publicKey: publicKey.export(SPKI) }

@@ -4,7 +4,7 @@
  */
 import { randomBytes } from 'node:crypto'
 
-import { generateKeyPair } from '../crypto/key-pair.ts'
+import { generateKeyPair } from '../key-stores/key-pair-work.ts'
 import { assertUsable } from '../kms/kms-key.ts'
 import { BatchAttributes } from './attributes.ts'
 import type {
@@ -78,7 +78,8 @@ export async function generateDataKeyPair(
 ): Promise<CallerDataKeyPair> {
   // Making an RSA key takes long: not for a key that wraps nothing.
   assertUsable(use.kmsKey)
-  const { privateKey, publicKey } = await generateKeyPair(keyPairSpec)
+  const turn = { principalArn: use.principalArn, urgency: 'other' } as const
+  const { privateKey, publicKey } = await generateKeyPair(keyPairSpec, turn)
   let handedOver = false
   try {
     const wrappedPrivateKey = await wrapBytes(parts, { ...use, context, plaintext: privateKey })

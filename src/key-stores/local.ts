@@ -8,7 +8,7 @@ import { LRUCache } from 'lru-cache'
 
 import type { Crypto, KeyHandle } from '../crypto/crypto.ts'
 import { deriveSharedSecret } from '../crypto/key-agreement.ts'
-import { generateKeyPair, isAsymmetric } from '../crypto/key-pair.ts'
+import { isAsymmetric } from '../crypto/key-pair.ts'
 import {
   KEY_SPECS,
   type EncryptionAlgorithm,
@@ -28,12 +28,14 @@ import {
 import { WRAPPING_SUITES } from '../format/wrapped-key.ts'
 import { KEY_MATERIAL_OPEN_MAX, KEY_OBJECT_AGE_MS_MAX, KEY_OBJECTS_OPEN_MAX } from '../limits.ts'
 import { assertPair, checkImported, openKeyObject } from './key-objects.ts'
+import { generateKeyPair, useKeyPair } from './key-pair-work.ts'
 import type {
   ImportedKeyMaterial,
   KeyMaterial,
   KeyStore,
   KeyStoreTraits,
   NewKeyMaterial,
+  StoreTurn,
 } from './key-store.ts'
 import { SealingKeys, type RootKeys } from './sealing-keys.ts'
 
@@ -161,24 +163,30 @@ export class LocalKeyStore implements KeyStore {
     return this.#crypto.unwrapBytes(this.#openMaterial(material), aad, storePart)
   }
 
-  async sign(material: KeyMaterial, signable: Signable): Promise<Uint8Array> {
-    return sign(material.keySpec, this.#openKeyObject(material), signable)
+  sign(material: KeyMaterial, signable: Signable, turn?: StoreTurn): Promise<Uint8Array> {
+    return this.#usePrivateKey(material, turn, (key) => sign(material.keySpec, key, signable))
   }
 
-  async decryptWithPrivateKey(
+  decryptWithPrivateKey(
     material: KeyMaterial,
     algorithm: EncryptionAlgorithm,
     ciphertext: Uint8Array,
+    turn?: StoreTurn,
   ): Promise<Uint8Array> {
-    return decryptOaep(material.keySpec, this.#openKeyObject(material), algorithm, ciphertext)
+    return this.#usePrivateKey(material, turn, (key) =>
+      decryptOaep(material.keySpec, key, algorithm, ciphertext),
+    )
   }
 
-  async deriveSharedSecret(
+  deriveSharedSecret(
     material: KeyMaterial,
     algorithm: KeyAgreementAlgorithm,
     peer: Uint8Array,
+    turn?: StoreTurn,
   ): Promise<Uint8Array> {
-    return deriveSharedSecret(material.keySpec, this.#openKeyObject(material), algorithm, peer)
+    return this.#usePrivateKey(material, turn, (key) =>
+      deriveSharedSecret(material.keySpec, key, algorithm, peer),
+    )
   }
 
   async generateMac(
@@ -253,11 +261,25 @@ export class LocalKeyStore implements KeyStore {
     return opened
   }
 
-  #openKeyObject(material: KeyMaterial): KeyObject {
-    if (material.keySpec === 'SYMMETRIC_DEFAULT') {
-      throw new KeyfoldError('KMS_KEY_USAGE_INVALID', `${material.keySpec} wraps and no more`)
+  /** Refused at once where nothing has to be opened for it, and looked at again when its turn has come. */
+  async #usePrivateKey(
+    material: KeyMaterial,
+    turn: StoreTurn | undefined,
+    use: (key: KeyObject) => Uint8Array | Promise<Uint8Array>,
+  ): Promise<Uint8Array> {
+    this.#assertHasObject(material)
+    return useKeyPair(turn, async () => use(this.#openKeyObject(material)))
+  }
+
+  #assertHasObject({ keySpec }: KeyMaterial): void {
+    if (keySpec === 'SYMMETRIC_DEFAULT') {
+      throw new KeyfoldError('KMS_KEY_USAGE_INVALID', `${keySpec} wraps and no more`)
     }
     this.#keys.assertUnlocked()
+  }
+
+  #openKeyObject(material: KeyMaterial): KeyObject {
+    this.#assertHasObject(material)
     const name = `${hex(material.kmsKeyId)}/${material.version}/${material.keySpec}`
     const open = this.#keyObjects.get(name)
     if (open !== undefined) return open

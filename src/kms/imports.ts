@@ -13,11 +13,12 @@ import { awaitImport, destroyMaterials } from '../catalog/destruction.ts'
 import * as catalogImports from '../catalog/imports.ts'
 import { materialOwner, readFamily, updateKeys } from '../catalog/keys.ts'
 import { unwrapKeyMaterial, type WrappingAlgorithm } from '../crypto/import-wrapping.ts'
-import { generateKeyPair, isAsymmetric, isRsa, openPrivateKey } from '../crypto/key-pair.ts'
+import { isAsymmetric, isRsa, openPrivateKey } from '../crypto/key-pair.ts'
 import type { RsaKeySpec } from '../crypto/key-spec.ts'
 import { decryptOaep } from '../crypto/rsa-oaep.ts'
 import { KeyfoldError } from '../errors.ts'
 import type { SecretPlace } from '../format/sealed-secret.ts'
+import { generateKeyPair } from '../key-stores/key-pair-work.ts'
 import type { SecretSealer } from '../key-stores/secret-sealer.ts'
 import {
   DAY_MS,
