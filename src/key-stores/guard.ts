@@ -18,7 +18,7 @@ import {
 } from '../limits.ts'
 import { Circuit, type CircuitState, type Outcome } from './circuit.ts'
 import type { StoreGuard, StoreTurn } from './key-store.ts'
-import { StoreQueue, type QueuedCall } from './store-queue.ts'
+import { NOBODYS_TURN, StoreQueue, type QueuedCall } from './store-queue.ts'
 
 export interface GuardSettings {
   /** Waiting for a turn, and then the call itself, may each take so long. */
@@ -90,9 +90,6 @@ export interface CallOptions<T> {
   /** Takes over an answer that nobody waits for any more. */
   discard(late: T): void
 }
-
-/** The server itself: it makes key material, and probes. */
-const NOBODYS_TURN: StoreTurn = { principalArn: '', urgency: 'other' }
 
 export class Guard implements StoreGuard {
   readonly #options: GuardOptions

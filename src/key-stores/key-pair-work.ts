@@ -16,7 +16,7 @@ import {
   RSA_GENERATIONS_WAITING_MAX,
 } from '../limits.ts'
 import type { StoreTurn } from './key-store.ts'
-import { StoreQueue } from './store-queue.ts'
+import { NOBODYS_TURN, StoreQueue } from './store-queue.ts'
 
 interface Work {
   readonly queue: StoreQueue
@@ -36,9 +36,6 @@ const uses: Work = {
   full: `${KEY_PAIR_USES_WAITING_MAX} uses of key pairs are waiting`,
 }
 
-/** What nobody in particular asked for, such as the wrapping key of an import: all of it has turns as one caller does. */
-const NOBODY: StoreTurn = { principalArn: '', urgency: 'other' }
-
 /** For KMS keys, data key pairs (GenerateDataKeyPair) and wrapping keys of imports alike. Throws OVERLOADED. */
 export function generateKeyPair(spec: AsymmetricKeySpec, turn?: StoreTurn): Promise<KeyPair> {
   // A point of a curve takes no longer than a signature, and would wait for RSA keys in vain.
@@ -57,7 +54,7 @@ function inTurn<T>(
 ): Promise<T> {
   return new Promise((resolve, reject) => {
     const call = {
-      turn: turn ?? NOBODY,
+      turn: turn ?? NOBODYS_TURN,
       start: () => {
         // Some of it is done on the event loop: whatever else has come is served before the next.
         setImmediate(() => {

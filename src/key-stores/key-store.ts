@@ -86,7 +86,7 @@ export interface KeyStore {
   /**
    * `externalKeyId` names a key that the other side has already (EXTERNAL_KEY_STORE, and remote stores); it is checked
    * there. Throws OPERATION_UNSUPPORTED for a key spec beyond the traits. `keyUsage`: for stores whose keys are made
-   * for one use; needed where they make a key of a spec that has several.
+   * for one use; needed where they make a key of a spec that has several. `turn`: for stores that make it here.
    */
   createKeyMaterial(
     kmsKeyId: Uint8Array,
@@ -94,6 +94,7 @@ export interface KeyStore {
     keySpec: KeySpec,
     externalKeyId?: string,
     keyUsage?: KeyUsage,
+    turn?: StoreTurn,
   ): Promise<NewKeyMaterial>
   /**
    * Takes plaintext material over, filled with zeros on return whatever comes of it: 32 bytes (SYMMETRIC_DEFAULT), as

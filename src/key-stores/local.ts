@@ -14,6 +14,7 @@ import {
   type EncryptionAlgorithm,
   type KeyAgreementAlgorithm,
   type KeySpec,
+  type KeyUsage,
   type MacAlgorithm,
 } from '../crypto/key-spec.ts'
 import { generateMac, HMAC_KEY_BYTES, isHmac } from '../crypto/mac.ts'
@@ -91,12 +92,15 @@ export class LocalKeyStore implements KeyStore {
     kmsKeyId: Uint8Array,
     version: number,
     keySpec: KeySpec,
+    _externalKeyId?: string,
+    _keyUsage?: KeyUsage,
+    turn?: StoreTurn,
   ): Promise<NewKeyMaterial> {
     const name = { kmsKeyId, version, keySpec }
     // Asked first: an RSA key is seconds of work.
     this.#keys.assertUnlocked()
     if (isAsymmetric(keySpec)) {
-      const { privateKey, publicKey } = await generateKeyPair(keySpec)
+      const { privateKey, publicKey } = await generateKeyPair(keySpec, turn)
       return { stored: this.#sealBytes(name, privateKey), publicKey }
     }
     if (isHmac(keySpec)) {

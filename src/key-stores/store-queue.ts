@@ -31,6 +31,9 @@ interface Waiting {
   readonly line: Line
 }
 
+/** Of what nobody in particular asked for: all of it has turns as one caller does. */
+export const NOBODYS_TURN: StoreTurn = { principalArn: '', urgency: 'other' }
+
 const URGENCY: Readonly<Record<StoreTurn['urgency'], number>> = { cold: 0, refresh: 1, other: 2 }
 
 export class StoreQueue {

@@ -19,6 +19,7 @@ import { decryptOaep } from '../crypto/rsa-oaep.ts'
 import { KeyfoldError } from '../errors.ts'
 import type { SecretPlace } from '../format/sealed-secret.ts'
 import { generateKeyPair } from '../key-stores/key-pair-work.ts'
+import type { StoreTurn } from '../key-stores/key-store.ts'
 import type { SecretSealer } from '../key-stores/secret-sealer.ts'
 import {
   DAY_MS,
@@ -70,7 +71,11 @@ export class Imports {
   }
 
   /** Errors: OPERATION_UNSUPPORTED, LIMIT_EXCEEDED, LOCKED, and what states forbid. */
-  async createParameters(reference: string, wrapping: ImportWrapping): Promise<ImportParameters> {
+  async createParameters(
+    reference: string,
+    wrapping: ImportWrapping,
+    turn: StoreTurn,
+  ): Promise<ImportParameters> {
     const { catalog, registry, nowMs } = this.#parts
     const kmsKey = await registry.resolve(reference)
     assertOperable('GetParametersForImport', kmsKey)
@@ -90,7 +95,7 @@ export class Imports {
       kmsKeyId: kmsKey.id,
       wrappingAlgorithm: wrapping.algorithm,
     })
-    const { privateKey, publicKey } = await generateKeyPair(wrapping.keySpec)
+    const { privateKey, publicKey } = await generateKeyPair(wrapping.keySpec, turn)
     let sealedPrivateKey: Uint8Array
     try {
       sealedPrivateKey = this.#sealer.seal(place, privateKey)

@@ -6,7 +6,7 @@ import type { Catalog, CatalogTransaction } from '../catalog/catalog.ts'
 import * as catalogKeys from '../catalog/keys.ts'
 import { traitsOf, type KeySpec, type KeyUsage } from '../crypto/key-spec.ts'
 import { KeyfoldError } from '../errors.ts'
-import type { KeyStore } from '../key-stores/key-store.ts'
+import type { KeyStore, StoreTurn } from '../key-stores/key-store.ts'
 import { LOCAL_KEY_STORE } from '../key-stores/local.ts'
 import type { SecretSealer } from '../key-stores/secret-sealer.ts'
 import { Aliases, insertNewAlias } from './aliases.ts'
@@ -56,6 +56,8 @@ export interface NewKey {
   readonly externalKeyId?: string | undefined
   /** The catalog's own where absent. */
   readonly region?: string | undefined
+  /** Who waits for it: keys that one caller wants keep the others waiting for a few of them. */
+  readonly turn?: StoreTurn | undefined
   /** Sees the key as it would be, and prevents it by throwing. */
   readonly accept?: ((created: KmsKey) => void) | undefined
 }
@@ -162,11 +164,11 @@ export class Kms {
     const { store, keyStore, origin } = this.#homeOf(request)
     const id = createKeyId(request.multiRegion === true)
     const createdAtMs = this.#parts.nowMs()
-    const { externalKeyId } = request
+    const { externalKeyId, turn } = request
     const material =
       origin === 'EXTERNAL'
         ? undefined
-        : await store.createKeyMaterial(keyIdBytes(id), 1, keySpec, externalKeyId, keyUsage)
+        : await store.createKeyMaterial(keyIdBytes(id), 1, keySpec, externalKeyId, keyUsage, turn)
     const insert = async (transaction: CatalogTransaction, changeNumber: number): Promise<void> => {
       if (keyStore !== LOCAL_KEY_STORE) {
         await keyStores.assertTakes(transaction, keyStore, externalKeyId)

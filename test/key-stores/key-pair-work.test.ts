@@ -16,7 +16,7 @@ import type { KeyfoldError } from '../../dist/errors.js'
 import { generateKeyPair } from '../../dist/key-stores/key-pair-work.js'
 import type { KeyMaterial, StoreTurn } from '../../dist/key-stores/key-store.js'
 import { LocalKeyStore } from '../../dist/key-stores/local.js'
-import { kmsOf, rootOf } from '../clients/sdk.ts'
+import { callerOf, kmsOf, rootOf } from '../clients/sdk.ts'
 import { pairOf } from '../crypto/key-pairs.ts'
 import { startService, type Service } from '../service.ts'
 
@@ -27,6 +27,7 @@ const greedy: StoreTurn = { principalArn: 'arn:aws:iam::1:user/greedy', urgency:
 const modest: StoreTurn = { principalArn: 'arn:aws:iam::1:user/modest', urgency: 'other' }
 const overloaded = { code: 'OVERLOADED', status: 503, retryable: true }
 const NEVER = new Promise<never>(() => undefined)
+const CREATED = { KeySpec: 'RSA_2048', KeyUsage: 'SIGN_VERIFY' } as const
 const nextTurn = (): Promise<void> => new Promise((resolve) => setImmediate(resolve))
 
 /** Work that is wanted so many times in one go, and how it stands. */
@@ -169,6 +170,44 @@ describe('private keys in the local key store', () => {
     expect(Buffer.from(await decrypt())).toEqual(message)
     expect(turned).toBe(true)
   })
+})
+
+describe('a server where one caller creates hundreds of RSA keys at once', () => {
+  let service: Service
+  beforeAll(async () => {
+    service = await startService()
+  })
+  afterAll(() => service.close())
+
+  const WRAPPING = { WrappingAlgorithm: 'RSAES_OAEP_SHA_256', WrappingKeySpec: 'RSA_2048' }
+
+  test.each([
+    ['CreateKey', () => CREATED],
+    ['GetParametersForImport', (KeyId: string | undefined) => ({ KeyId, ...WRAPPING })],
+  ] as const)(
+    '%s of another is answered before most of them',
+    async (operation, inputOf) => {
+      const { engine } = service
+      const arn = `arn:aws:iam::${engine.config.account}:user/${operation}`
+      const Statement = [{ Effect: 'Allow', Action: 'kms:*', Resource: '*' }]
+      await engine.identityPolicies.put({
+        principalArn: arn,
+        name: 'all',
+        document: JSON.stringify({ Version: '2012-10-17', Statement }),
+      })
+      const root = await kmsOf(service, rootOf(service))
+      const { KeyMetadata } = await root.createKey({ Origin: 'EXTERNAL' })
+      const other = await callerOf(service, arn)
+      const keys = new Flood(100, () => root.createKey(CREATED))
+      await keys.firstRefused
+      const { status } = await other.aws(operation, inputOf(KeyMetadata?.KeyId))
+      expect(status).toBe(200)
+      expect(keys.done).toBeLessThan(GENERATIONS_TAKEN)
+      await keys.outcomes
+      root.destroy()
+    },
+    120_000,
+  )
 })
 
 describe('a server that is asked for hundreds of data key pairs at once', () => {

@@ -42,7 +42,8 @@ export const IMPORT_OPERATIONS: readonly Operation[] = [
     WRAPPING,
     async (call, input, kmsKey) => {
       const { imports } = call.engine.kms
-      const made = await imports.createParameters(kmsKey.arn, wrappingOf(input))
+      const turn = { principalArn: call.principal.arn, urgency: 'other' } as const
+      const made = await imports.createParameters(kmsKey.arn, wrappingOf(input), turn)
       return {
         KeyId: kmsKey.arn,
         ImportToken: made.importToken,

@@ -59,6 +59,7 @@ export const KEY_OPERATIONS: readonly Operation[] = [
         multiRegion,
         region: call.region,
         policy: input.Policy,
+        turn: { principalArn: call.principal.arn, urgency: 'other' },
         accept: acceptPolicy(call, input, { parameters, tags: given }),
       })
       call.keyArns.push(kmsKey.arn)
