@@ -6,12 +6,7 @@
  *
  * Decrypt always names the key: a ciphertext of another key of the same account does not open. Data keys are made
  * here and never there. What is wrapped or unwrapped passes through the SDK, in strings which nothing can wipe.
- *
- * The SDK is an optional dependency, loaded when the first store is opened.
  */
-import type * as sdkTypes from '@aws-sdk/client-kms'
-import type { KeyMetadata, KMSClient } from '@aws-sdk/client-kms'
-
 import type { Crypto } from '../crypto/crypto.ts'
 import { openPeer } from '../crypto/key-agreement.ts'
 import { isAsymmetric, openPublicKey } from '../crypto/key-pair.ts'
@@ -33,64 +28,22 @@ import { WRAPPING_SUITES } from '../format/wrapped-key.ts'
 import {
   CALLER_PLAINTEXT_BYTES_MAX,
   KEY_STORE_CALL_MS_DEFAULT,
-  KEY_STORE_CALL_MS_MAX,
-  KEY_STORE_CONNECTIONS_MAX,
   KEY_STORE_CREATE_MS,
 } from '../limits.ts'
+import {
+  loadSdk,
+  openClient,
+  type AwsKmsSettings,
+  type KeyMetadata,
+  type KMSClient,
+  type Sdk,
+} from './aws-kms-client.ts'
 import { awsKmsError, isCredentialRefusal } from './aws-kms-errors.ts'
 import { ForeignKeyStore } from './foreign-key-store.ts'
 import type { KeyMaterial, KeyStoreTraits, NewKeyMaterial } from './key-store.ts'
-import { checkEndpoint, checkStorePart, isStorePart, PROBE, readAuthorities } from './remote.ts'
-import { readSecretLine } from './secret-files.ts'
+import { checkStorePart, isStorePart, PROBE } from './remote.ts'
 import { StoreFault } from './store-fault.ts'
-import type { StoreSettings } from './store-settings.ts'
 
-export interface AwsKmsSettings {
-  readonly region: string
-  /** Where it is not AWS's own. */
-  readonly endpoint?: string | undefined
-  /** Certificates in PEM of those who may have signed the endpoint's; the public ones where absent. */
-  readonly ca?: string | undefined
-  /** Where absent, the SDK looks for them: environment, files, the machine's role. */
-  readonly credentials?: AwsCredentials | undefined
-  /** Of each call, with what is tried again; making keys has its own time. */
-  readonly timeoutMs?: number | undefined
-  /** Whether keys are created over there; otherwise each is named by whoever creates a KMS key here. */
-  readonly createsKeys: boolean
-}
-
-export interface AwsCredentials {
-  readonly accessKeyId: string
-  /** The secret access key, asked for now and then; what it gives is filled with zeros after use. */
-  readonly openSecret: () => Uint8Array
-}
-
-/** From JSON: region, endpoint, caFile, accessKeyId with secretAccessKeyFile, timeoutMs; keyId where keys are not made. */
-export function awsKmsSettings(members: StoreSettings): AwsKmsSettings {
-  const accessKeyId = members.optionalText('accessKeyId')
-  const secretFile = members.optionalText('secretAccessKeyFile')
-  if ((accessKeyId === undefined) !== (secretFile === undefined)) {
-    throw members.wrong('accessKeyId', 'accessKeyId and secretAccessKeyFile are needed together')
-  }
-  return {
-    region: members.text('region'),
-    endpoint: members.optionalText('endpoint'),
-    ca: readAuthorities(members.optionalText('caFile')),
-    credentials:
-      accessKeyId === undefined || secretFile === undefined
-        ? undefined
-        : { accessKeyId, openSecret: () => readSecretLine(secretFile) },
-    timeoutMs: members.optionalWhole('timeoutMs', 1, KEY_STORE_CALL_MS_MAX),
-    createsKeys: members.optionalText('keyId') === undefined,
-  }
-}
-
-type Sdk = typeof sdkTypes
-
-/** A call that was lost or throttled is made once more; whoever waits longer asks again. */
-const ATTEMPTS_MAX = 2
-/** So often the secret access key is asked for again: it may have been replaced. */
-const CREDENTIALS_AGE_MS = 900_000
 /** AWS KMS, ScheduleKeyDeletion. */
 const DELETION_DAYS_MIN = 7
 /** Of this many bytes Decrypt of AWS KMS takes a ciphertext. */
@@ -104,51 +57,6 @@ export async function openAwsKmsKeyStore(
 ): Promise<AwsKmsKeyStore> {
   const sdk = await loadSdk()
   return new AwsKmsKeyStore(name, settings, crypto, sdk, openClient(sdk, settings))
-}
-
-async function loadSdk(): Promise<Sdk> {
-  try {
-    return await import('@aws-sdk/client-kms')
-  } catch (cause) {
-    throw new KeyfoldError(
-      'CONFIG_INVALID',
-      'a key store of kind aws-kms needs a package that is not installed: npm install @aws-sdk/client-kms',
-      cause,
-    )
-  }
-}
-
-function openClient(sdk: Sdk, settings: AwsKmsSettings): KMSClient {
-  const { region, endpoint, ca, credentials, timeoutMs = KEY_STORE_CALL_MS_DEFAULT } = settings
-  if (endpoint !== undefined) checkEndpoint(endpoint)
-  const agent = { keepAlive: true, maxSockets: KEY_STORE_CONNECTIONS_MAX }
-  return new sdk.KMSClient({
-    region,
-    maxAttempts: ATTEMPTS_MAX,
-    requestHandler: {
-      connectionTimeout: timeoutMs,
-      // Without it half an answer holds its connection for ever: the signal is not heard that late.
-      socketTimeout: KEY_STORE_CREATE_MS,
-      httpAgent: agent,
-      httpsAgent: { ...agent, minVersion: 'TLSv1.2', ...(ca === undefined ? {} : { ca }) },
-    },
-    ...(endpoint === undefined ? {} : { endpoint }),
-    ...(credentials === undefined ? {} : { credentials: async () => identityOf(credentials) }),
-  })
-}
-
-function identityOf({ accessKeyId, openSecret }: AwsCredentials): {
-  readonly accessKeyId: string
-  readonly secretAccessKey: string
-  readonly expiration: Date
-} {
-  const secret = openSecret()
-  try {
-    const secretAccessKey = Buffer.from(secret).toString('utf8')
-    return { accessKeyId, secretAccessKey, expiration: new Date(Date.now() + CREDENTIALS_AGE_MS) }
-  } finally {
-    secret.fill(0)
-  }
 }
 
 export class AwsKmsKeyStore extends ForeignKeyStore {

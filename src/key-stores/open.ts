@@ -1,6 +1,7 @@
 /** The kinds of key store there are besides the local one: the one place that knows them all. */
 import type { Crypto } from '../crypto/crypto.ts'
-import { awsKmsSettings, openAwsKmsKeyStore, type AwsKmsSettings } from './aws-kms.ts'
+import { awsKmsSettings, type AwsKmsSettings } from './aws-kms-client.ts'
+import { openAwsKmsKeyStore } from './aws-kms.ts'
 import type { KeyStore } from './key-store.ts'
 import { openPkcs11KeyStore, type Pkcs11Settings } from './pkcs11.ts'
 import { readAuthorities } from './remote.ts'
