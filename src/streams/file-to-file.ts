@@ -4,6 +4,7 @@
  *
  *     source ──► plaintext 0 1 2 3 ──► cipher ──► wire 0 1 ──► target
  */
+import { FILE_RUN_BYTES } from '../limits.ts'
 import { decryptFile } from './decrypt-file.ts'
 import type { Keyring } from './keyring.ts'
 import { MessageSealer } from './message-sealer.ts'
@@ -29,7 +30,9 @@ export async function encryptFileTo(
   options: EncryptFileOptions = {},
 ): Promise<void> {
   const writer = new WriteBehind(target)
-  const sealer = new MessageSealer(keyring, options, (bytes) => writer.write(bytes))
+  const sealer = new MessageSealer(keyring, options, (bytes) => writer.write(bytes), {
+    runBytes: FILE_RUN_BYTES,
+  })
   try {
     if (!(await sealSmall(source, sealer))) await sealRuns(source, sealer)
     await writer.end()

@@ -15,13 +15,15 @@ import {
   FRAME_BYTES_DEFAULT,
   FRAME_BYTES_MAX,
   SERVED_FRAME_BYTES_FREE,
+  SERVED_RUN_BYTES,
   SERVED_SIGNED_BYTES_MAX,
   SERVED_STREAM_BYTES,
   SERVED_STREAMS_MAX,
 } from '../../limits.ts'
-import type { Conversion, Emit } from '../../streams/conversion.ts'
+import type { Conversion } from '../../streams/conversion.ts'
 import { MessageOpener } from '../../streams/message-opener.ts'
 import { MessageSealer } from '../../streams/message-sealer.ts'
+import type { Emit } from '../../streams/window.ts'
 import type { ChunkedHead, Exchange } from '../exchange.ts'
 import { CallerKeyring, type StreamCaller } from './keyring.ts'
 import { readParameters, type StreamOperation, type StreamParameters } from './parameters.ts'
@@ -136,7 +138,8 @@ function createSealer(
   send: Emit,
 ): Conversion {
   charges.takeForFrames(frameBytes)
-  return new MessageSealer(keyring, { context, frameBytes }, send)
+  const parts = { runBytes: SERVED_RUN_BYTES }
+  return new MessageSealer(keyring, { context, frameBytes }, send, parts)
 }
 
 function createOpener(
@@ -164,5 +167,5 @@ function createOpener(
     if (suite.signature !== undefined) charges.take(SERVED_SIGNED_BYTES_MAX)
   }
   const options = { context, signedBytesMax: SERVED_SIGNED_BYTES_MAX }
-  return new MessageOpener(keyring, options, emit, { admit })
+  return new MessageOpener(keyring, options, emit, { runBytes: SERVED_RUN_BYTES, admit })
 }
