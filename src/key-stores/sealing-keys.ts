@@ -1,6 +1,7 @@
 /**
  * The root key in use, by version: what is sealed is sealed under the current one; what a rotation of the root key has
- * not come to yet opens under the one before, and what other nodes seal already under the next. Of each only a key derived for one purpose is kept.
+ * not come to yet opens under the one before, and what other nodes seal already under the next. Of each only a key
+ * derived for one purpose is kept.
  */
 import type { Crypto, KeyHandle } from '../crypto/crypto.ts'
 import { KeyfoldError } from '../errors.ts'

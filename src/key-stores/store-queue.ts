@@ -1,5 +1,6 @@
 /**
- * Which call goes next: to a store of another system, or to work with key pairs (key-pair-work.ts). So many are under way at once; the others wait, up to a bound.
+ * Which call goes next: to a store of another system, or to work with key pairs (key-pair-work.ts). So many are under
+ * way at once; the others wait, up to a bound.
  *
  * First goes what everyone waits for, a key that is cold, then what is about to be; but each principal has this precedence for
  * one call at a time, so that a context unique to each message gains nothing by it. Everything else goes by turns:
