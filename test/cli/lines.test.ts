@@ -137,6 +137,8 @@ describe('a line that does not open', () => {
     bytes[bytes.length - 1] = (bytes.at(-1) as number) ^ 1
     return bytes.toString('base64')
   }
+  const beginningWith = (version: number): string =>
+    Buffer.from([version, ...randomBytes(199)]).toString('base64')
   const damages: readonly (readonly [
     what: string,
     damage: (line: string) => string,
@@ -152,7 +154,9 @@ describe('a line that does not open', () => {
     ],
     ['base64 without its padding', (line) => line.replace(/=+$/, ''), 'MESSAGE_MALFORMED'],
     ['two lines in one', (line) => line + line, 'MESSAGE_MALFORMED'],
-    ['random bytes', () => randomBytes(200).toString('base64'), 'MESSAGE_MALFORMED'],
+    ['bytes of no form', () => beginningWith(0xa5), 'MESSAGE_MALFORMED'],
+    // A ciphertext of the AWS protocol begins like this (formats.md), so its key is asked.
+    ['bytes that begin like a wrapped key', () => beginningWith(0xe0), 'DECRYPT_FAILED'],
   ]
   test.each(damages)(
     '%s is told by number; exactly the lines before it are written',
