@@ -57,7 +57,7 @@ test('serve --dev hands out an access key of the root principal; the commands ma
   const exported = run('create', '--principal', principal)
   const [, id = ''] = /^export AWS_ACCESS_KEY_ID=(AKIA[A-Z2-7]{16})$/m.exec(exported) ?? []
   expect(exported).toMatch(/^export AWS_SECRET_ACCESS_KEY=[A-Za-z0-9+/]{40}$/m)
-  expect(exported).not.toContain('TOKEN')
+  expect(exported).not.toContain('AWS_SESSION_TOKEN')
   const session = JSON.parse(
     run('create', '--principal', principal, '--temporary', '--expires-in', '60', '--json'),
   ) as Row
