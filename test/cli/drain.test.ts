@@ -4,6 +4,7 @@ import { readdirSync } from 'node:fs'
 import { pack, unpack } from 'msgpackr'
 import { describe, expect, test } from 'vitest'
 
+import { quietPort } from '../ports.ts'
 import { inDirectory, serve, type Server } from './command.ts'
 
 /** Requests that a single worker needs seconds for, known to be under way. */
@@ -35,14 +36,17 @@ const BUSY_FLAGS = ['--dev', '--crypto', 'node', '--workers', '1', '--log-level'
 
 describe('a server that is told to end while it works', () => {
   test('answers what is under way, takes nothing new, and ends with 0', async () => {
-    const server = await serve(BUSY_FLAGS)
+    // Nobody else's once it is gone.
+    const server = await serve([...BUSY_FLAGS, '--listen', `127.0.0.1:${await quietPort()}`])
     const answers = await keepBusy(server)
     const ended = server.stop('SIGTERM')
-    for (const answer of await Promise.all(answers)) {
+    const read = async (answering: Promise<Response>): Promise<void> => {
+      const answer = await answering
       expect(answer.status).toBe(200)
       const fields = unpack(Buffer.from(await answer.arrayBuffer())) as { ciphertexts: unknown[] }
       expect(fields.ciphertexts).toHaveLength(65_536)
     }
+    await Promise.all(answers.map(read))
     expect((await ended).code).toBe(0)
     expect((await ended).stderr).toContain('finishing what is under way')
     await expect(fetch(`${server.ready.url}/healthz`)).rejects.toThrow()
@@ -52,13 +56,16 @@ describe('a server that is told to end while it works', () => {
     inDirectory(async (directory) => {
       const server = await serve(BUSY_FLAGS, { env: { TMPDIR: directory } })
       const answers = await keepBusy(server)
-      const outcomes = Promise.allSettled(
-        answers.map(async (answer) => (await answer).arrayBuffer()),
-      )
+      // Each is longer than what sockets take by themselves: as long as nobody reads them, the server has to wait.
+      const heads = Promise.allSettled(answers)
       server.child.kill('SIGTERM')
       await once(server.child.stderr as never, 'data')
       expect((await server.stop('SIGINT')).code).toBe(1)
-      expect((await outcomes).some(({ status }) => status === 'rejected')).toBe(true)
+      await heads
+      const outcomes = await Promise.allSettled(
+        answers.map(async (answer) => (await answer).arrayBuffer()),
+      )
+      expect(outcomes.some(({ status }) => status === 'rejected')).toBe(true)
       expect(readdirSync(directory)).toEqual([])
     }))
 })

@@ -16,6 +16,7 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 
 import { Rate } from '../../dist/cli/rewrap/rate.js'
 import { detachMessage } from '../../dist/format/convert.js'
+import { startRelay } from '../client/stand-in.ts'
 import { clientOf } from '../server/aws/sdk.ts'
 import { eventually } from '../server/caller.ts'
 import { startService, type Service } from '../service.ts'
@@ -267,14 +268,23 @@ describe('killed', () => {
     const lines = linesOf([...one.ciphertexts, ...two.ciphertexts])
       .split('\n')
       .slice(0, -1)
-    const damaged = Array.from({ length: 40 }, () => randomInt(count)).sort((a, b) => a - b)
+    // Behind wherever a job is killed: under a key of its own, for which the server has to be asked.
+    const last = await service.createKey()
+    const lateAt = count * 0.97
+    const { ciphertexts } = await seal(last, [plain[lateAt] as string])
+    lines[lateAt] = linesOf(ciphertexts).trim()
+    const damaged = Array.from({ length: 40 }, () => randomInt(lateAt)).sort((a, b) => a - b)
     for (const index of damaged) lines[index] = 'not a ciphertext'
-    return { plain, lines, damaged: [...new Set(damaged)] }
+    return { plain, lines, last, damaged: [...new Set(damaged)] }
   }
 
   test('at random moments and run again, it writes every ciphertext once and in order', () =>
     inDirectory(async (directory) => {
-      const { plain, lines, damaged } = await manyLines(20_000)
+      const { plain, lines, last, damaged } = await manyLines(20_000)
+      // The others are given away at once: without this, a job that is not killed in time ends by itself.
+      const lastId = Buffer.from(idOf(last), 'hex')
+      const relay = await startRelay(service, (_path, body) => !body.includes(lastId))
+      const held = { ...env, KEYFOLD_URL: relay.url }
       const [from, into] = [join(directory, 'in'), join(directory, 'out')]
       writeFileSync(from, lines.map((line) => `${line}\n`).join(''))
       const bytes = statSync(from).size
@@ -283,7 +293,7 @@ describe('killed', () => {
       for (let kill = 1; kill <= kills; kill++) {
         // Anywhere in this part of the output: before, within and behind a checkpoint.
         const at = ((kill - 1 + Math.random()) / kills) * bytes * 0.95
-        const { child, ended } = start(process.execPath, [MAIN, ...flags], { env, input: '' })
+        const { child, ended } = start(process.execPath, [MAIN, ...flags], { env: held, input: '' })
         await eventually(
           () => (existsSync(into) && statSync(into).size >= at) || child.exitCode !== null,
         )
@@ -295,10 +305,11 @@ describe('killed', () => {
           appendFileSync(`${into}.failures`, '{"ind')
         }
       }
-      const last = outcomeOf(
+      await relay.close()
+      const outcome = outcomeOf(
         await keyfold(flags, { env }).then((ended) => ({ ...ended, stderr: '' })),
       )
-      expect(last).toMatchObject({
+      expect(outcome).toMatchObject({
         code: 3,
         ciphertexts: lines.length,
         moved: lines.length - damaged.length,
@@ -394,14 +405,16 @@ describe('a job that cannot be gone on with', () => {
     inDirectory(async (directory) => {
       const { ciphertexts } = await seal(keyA, ['one', 'two', 'three'])
       const [from, into] = [join(directory, 'in'), join(directory, 'out')]
-      writeFileSync(from, linesOf(ciphertexts))
-      const slow = [...flagsTo(keyB), '--rate', '1/s', from, into]
+      // An hour's work.
+      writeFileSync(from, linesOf(ciphertexts).repeat(1_200))
+      const job = [...flagsTo(keyB), from, into]
+      const slow = ['--rate', '1/s', ...job]
       const { child, ended } = start(process.execPath, [MAIN, 'rewrap', ...slow], { env })
       await eventually(() => existsSync(into))
       await refused(slow, /another process works with .*out\.checkpoint/)
       child.kill('SIGKILL')
       await ended
-      expect((await rewrap(slow)).code).toBe(0)
+      expect((await rewrap(job)).code).toBe(0)
     }))
 
   test('is kept where the server cannot be reached', () =>

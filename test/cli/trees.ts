@@ -32,6 +32,7 @@ export function makeTree(root: string): void {
   symlinkSync('empty directory', join(root, 'link to a directory'))
   symlinkSync('/nowhere/at all', join(root, 'link to nowhere'))
   symlinkSync('..', join(root, 'empty directory', 'link upwards'))
+  setWholeTimes(root)
   chmodSync(join(root, '1 bytes'), 0o751)
   chmodSync(join(root, '0 bytes'), 0o400)
   chmodSync(join(root, '65536 bytes'), 0o644)
@@ -40,6 +41,24 @@ export function makeTree(root: string): void {
   utimesSync(join(root, 'empty directory'), 1_200_000_000, 1_200_000_000)
   utimesSync(join(root, 'closed'), 1_300_000_000, 1_300_000_000)
   chmodSync(join(root, 'closed'), 0o555)
+}
+
+/**
+ * Gives all that lies below a time of modification of its own, in whole seconds. Times are copied to the microsecond and
+ * compared to the millisecond: what the clock happens to say may lie where one rounds up and the other down.
+ */
+export function setWholeTimes(root: string): void {
+  let seconds = 1_400_000_000
+  const visit = (path: Buffer): void => {
+    if (lstatSync(path).isDirectory()) {
+      for (const name of readdirSync(path, 'buffer')) {
+        visit(Buffer.concat([path, Buffer.from('/'), name]))
+      }
+    }
+    lutimesSync(path, seconds, seconds)
+    seconds++
+  }
+  visit(Buffer.from(root))
 }
 
 export const ODD_NAMES = [

@@ -4,6 +4,7 @@ import type { IncomingMessage, ServerResponse } from 'node:http'
 import { afterEach, describe, expect, test } from 'vitest'
 
 import { Keyfold, KeyfoldError, type KeyfoldOptions } from '../../dist/index.js'
+import { quietPort } from '../ports.ts'
 import { startService } from '../service.ts'
 import { send, startStandIn, type StandIn } from './stand-in.ts'
 
@@ -155,19 +156,16 @@ describe('an answer that is not of keyfold', () => {
 
 describe('a server that cannot be reached', () => {
   test('where nobody listens the error names the URL and the reason', async () => {
-    const standIn = await startStandIn(() => undefined)
-    await standIn.close()
-    const keyfold = new Keyfold({ url: standIn.url, token: 'kf_test', retriesMax: 1 })
+    const url = `http://127.0.0.1:${await quietPort()}`
+    const keyfold = new Keyfold({ url, token: 'kf_test', retriesMax: 1 })
     const error = await failure(keyfold.manage('GET', LIMITS))
     expect(error.code).toBe('CONNECTION_FAILED')
-    expect(error.message).toContain(standIn.url)
+    expect(error.message).toContain(url)
     expect(error.message).toContain('ECONNREFUSED')
   })
 
   test('under a name with several addresses too', async () => {
-    const standIn = await startStandIn(() => undefined)
-    await standIn.close()
-    const url = standIn.url.replace('127.0.0.1', 'localhost')
+    const url = `http://localhost:${await quietPort()}`
     const keyfold = new Keyfold({ url, token: 'kf_test', retriesMax: 0 })
     const { message } = await failure(keyfold.manage('GET', LIMITS))
     expect(message).toContain(url)
@@ -175,11 +173,13 @@ describe('a server that cannot be reached', () => {
   })
 
   test('one that comes up meanwhile is found, also for what is done once', async () => {
-    const standIn = await startStandIn(() => undefined)
-    await standIn.close()
-    const keyfold = new Keyfold({ url: standIn.url, token: 'kf_test', retriesMax: 10 })
+    const port = await quietPort()
+    const keyfold = new Keyfold({
+      url: `http://127.0.0.1:${port}`,
+      token: 'kf_test',
+      retriesMax: 10,
+    })
     const created = keyfold.manage('POST', '/v1/keys', {})
-    const port = Number(new URL(standIn.url).port)
     const late = createServer((socket) => {
       socket.on('error', () => undefined)
       socket.once('data', () =>
@@ -280,14 +280,16 @@ test('a request carries the token, the type and the path it was given', async ()
 })
 
 test('no more connections are open at a time than the caller allows, and all is answered', async () => {
-  let open = 0
+  let open: ServerResponse[] = []
   let openMost = 0
   const { standIn, keyfold } = await connected(
     (response) => {
-      openMost = Math.max(openMost, ++open)
+      openMost = Math.max(openMost, open.push(response))
+      if (open.length < 3) return
+      // A fourth would come now; nobody is answered before there are three.
       setTimeout(() => {
-        open--
-        send(response, 200, { plaintexts: [Buffer.alloc(1)] })
+        for (const each of open) send(each, 200, { plaintexts: [Buffer.alloc(1)] })
+        open = []
       }, 2)
     },
     { connectionsMax: 3 },
