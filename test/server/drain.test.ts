@@ -6,6 +6,7 @@ import { createInterface } from 'node:readline'
 import { WebSocket } from 'ws'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
 
+import { quietPort } from '../ports.ts'
 import { startService, type Answer, type Service } from '../service.ts'
 import { bearer, eventually, pack, RawConnection, unpack } from './caller.ts'
 
@@ -29,7 +30,8 @@ describe('a drain', () => {
   let service: Service
   let keyId: string
   beforeEach(async () => {
-    service = await startService()
+    // Nobody else's once it has stopped to listen.
+    service = await startService({ settings: { listen: `127.0.0.1:${await quietPort()}` } })
     keyId = await service.createKey()
   })
   afterEach(() => service.close())

@@ -7,17 +7,24 @@ import { afterEach, describe, expect, test } from 'vitest'
 
 import { closeListener, createApp, listen, portOf } from '../../dist/server/uws.js'
 import { keyfold, serve, type Server } from '../cli/command.ts'
+import { quietPort } from '../ports.ts'
 import { RawConnection } from './caller.ts'
 
 const QUIET = ['--log-level', 'error']
 
-/** States of sockets that are bound to this port, as the kernel numbers them. */
+/** Of the loopback network, and nobody else's: a port of it is not given to another test between two servers. */
+const HOST = `127.1.${(process.pid >> 8) & 0xff}.${process.pid & 0xff}`
+
+/** States of sockets that are bound to this port of it, as the kernel numbers them. */
 function statesOn(port: number): readonly string[] {
-  const hex = port.toString(16).toUpperCase().padStart(4, '0')
+  const hex = (number: number, digits: number): string =>
+    number.toString(16).toUpperCase().padStart(digits, '0')
+  const octets = HOST.split('.').map((octet) => hex(Number(octet), 2))
+  const found = `${octets.reverse().join('')}:${hex(port, 4)}`
   return readFileSync('/proc/net/tcp', 'utf8')
     .split('\n')
     .map((line) => line.trim().split(/\s+/))
-    .filter(([, local]) => local?.endsWith(`:${hex}`) === true)
+    .filter(([, local]) => local === found)
     .map(([, , , state]) => state ?? '')
 }
 
@@ -29,7 +36,7 @@ describe.runIf(process.platform === 'linux')('the port of a server', () => {
     await server?.stop()
   })
   const start = (port = 0): Promise<Server> =>
-    serve(['--dev', ...QUIET, '--listen', `127.0.0.1:${port}`])
+    serve(['--dev', ...QUIET, '--listen', `${HOST}:${port}`])
   const portOfServer = ({ ready }: Server): number => Number(new URL(ready.url).port)
 
   test.each(['chosen by the kernel', 'told'])(
@@ -62,18 +69,16 @@ describe.runIf(process.platform === 'linux')('the port of a server', () => {
     server = await start()
     const port = portOfServer(server)
     for (let i = 0; i < 2; i++) {
-      const second = await keyfold(['serve', '--dev', ...QUIET, '--listen', `127.0.0.1:${port}`])
+      const second = await keyfold(['serve', '--dev', ...QUIET, '--listen', `${HOST}:${port}`])
       expect(second).toMatchObject({ code: 1, text: '' })
-      expect(second.stderr).toContain(`127.0.0.1:${port} is not free`)
+      expect(second.stderr).toContain(`${HOST}:${port} is not free`)
     }
     expect((await fetch(`${server.ready.url}/healthz`)).status).toBe(200)
     expect(statesOn(port).filter((state) => state === LISTEN)).toHaveLength(1)
   })
 
   test('is one’s alone when several start at once, by whichever name of the address', async () => {
-    const first = await listen(createApp(undefined), '127.0.0.1', 0)
-    const port = portOf(first)
-    closeListener(first)
+    const port = await quietPort()
     const hosts = ['127.0.0.1', 'localhost', '0.0.0.0', '127.0.0.1']
     const started = await Promise.allSettled(
       hosts.map((host) => listen(createApp(undefined), host, port)),
