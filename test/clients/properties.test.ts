@@ -182,7 +182,7 @@ describe('a key that is not enabled', () => {
       }),
       { numRuns: 25 },
     )
-  }, 240_000)
+  })
 })
 
 const CONTEXT = { table: 'orders' }

@@ -117,7 +117,7 @@ beforeAll(async () => {
   Object.assign(process.env, environment)
   s3 = new S3Client()
   program = await buildProgram()
-}, 120_000)
+})
 afterAll(async () => {
   s3.destroy()
   await program.keyfold.close()
