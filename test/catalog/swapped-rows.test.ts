@@ -179,9 +179,11 @@ describe('key material in the catalog', () => {
   })
 
   test('with one byte changed, or none at all, is refused', async () => {
+    // Zero, unless it was that.
+    const otherByte = `case substr(hex(stored), 155) when '00' then '01' else '00' end`
     for (const stored of [
       // The last byte of the tag; the root version; a row of zero bytes.
-      `(select unhex(substr(hex(stored), 1, 154) || '00') from "keyMaterials" where ${row(keyA, 2)})`,
+      `(select unhex(substr(hex(stored), 1, 154) || ${otherByte}) from "keyMaterials" where ${row(keyA, 2)})`,
       `(select unhex('F00100000002' || substr(hex(stored), 13)) from "keyMaterials" where ${row(keyA, 2)})`,
       `x''`,
     ]) {

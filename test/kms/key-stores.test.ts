@@ -266,7 +266,9 @@ describe('what a deleted key leaves in its store', () => {
     await expire(one)
     expect(service.logged.join('')).not.toContain('destruction')
     await storesOf(service).connect(id)
-    await vi.waitFor(() => expect(elsewhere.destroyed).toEqual([`${hexOf(one)}/1`]))
+    await vi.waitFor(() => expect(elsewhere.destroyed).toEqual([`${hexOf(one)}/1`]), {
+      timeout: 20_000,
+    })
     await storesOf(service).disconnect(id)
     await storesOf(service).settled(id)
     await expire(other)
