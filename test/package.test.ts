@@ -138,7 +138,7 @@ describe('npm ci without compiler, make and Python', () => {
     test.skip(`${title} (no package registry can be reached)`, () => undefined)
     return
   }
-  test(title, { timeout: 240_000 }, () =>
+  test(title, () =>
     inDirectory(async (directory) => {
       expect(reachable, 'CI needs a package registry').toBe(true)
       const bin = join(directory, 'bin')

@@ -39,7 +39,7 @@ beforeAll(async () => {
   servers = []
   first = await startServer('first')
   other = await startServer('other', { region: 'eu-west-1' })
-}, 60_000)
+})
 afterAll(async () => {
   for (const server of servers) await server.stop()
   rmSync(directory, { recursive: true, force: true })

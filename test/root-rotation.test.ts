@@ -39,7 +39,7 @@ let made: Made
 beforeAll(async () => {
   parent = mkdtempSync(join(tmpdir(), 'keyfold-root-rotation-'))
   made = await make('made', {}, ACCESS_KEYS)
-}, 60_000)
+})
 afterAll(() => rmSync(parent, { recursive: true, force: true }))
 
 const configOf = (directory: string, flags: SettingTexts = {}): Config =>
@@ -156,14 +156,14 @@ describe('a rotation of the root key', () => {
     await expectComplete(config, old)
     writeFileSync(join(config.dataDirectory, 'root.key'), `${old}\n`)
     await expect(openEngine(config, log)).rejects.toMatchObject({ code: 'ROOT_KEY_INVALID' })
-  }, 60_000)
+  })
 
   test('is made again and again', async () => {
     const config = copyOf(made, 'again')
     for (const version of [2, 3, 4]) expect(await rotateRootKey(config, log)).toBe(version)
     expect(await versionsOf(config)).toEqual([4])
     await expectWhole(config, made)
-  }, 60_000)
+  })
 
   test('leaves everything alone while a server has the data directory open', async () => {
     const config = copyOf(made, 'open')
@@ -173,7 +173,7 @@ describe('a rotation of the root key', () => {
     expect(rootKeyIn(config)).toBe(before)
     expect(existsSync(`${join(config.dataDirectory, 'root.key')}.next`)).toBe(false)
     await engine.close()
-  }, 60_000)
+  })
 
   test('leaves the root key of a node alone, whose catalog is elsewhere', async () => {
     const config = copyOf(made, 'node')
@@ -181,7 +181,7 @@ describe('a rotation of the root key', () => {
     const before = filesOf(config.dataDirectory)
     await expect(rotateRootKey(config, log)).rejects.toMatchObject({ code: 'CONFIG_INVALID' })
     expect(filesOf(config.dataDirectory)).toEqual(before)
-  }, 60_000)
+  })
 
   test('keeps both root keys where a row does not open, and says which', async () => {
     const config = copyOf(made, 'damaged')
@@ -212,7 +212,7 @@ describe('a rotation of the root key', () => {
     expect(await rotateRootKey(config, log)).toBe(2)
     expect(await versionsOf(config)).toEqual([2])
     await expectWhole(config, made)
-  }, 60_000)
+  })
 
   test('keeps both root keys while a table that it does not know holds something sealed', async () => {
     const config = copyOf(made, 'unknown')
@@ -226,7 +226,7 @@ describe('a rotation of the root key', () => {
     await catalog.close()
     await expect(rotateRootKey(config, log)).rejects.toThrow('later.secret')
     expect(await rootKeyStatus(config, log)).toEqual({ version: 2, previousVersion: 1 })
-  }, 60_000)
+  })
 
   describe('that is killed', () => {
     const killed = (config: Config, kind: 'file' | 'sql', n: number) =>
@@ -286,7 +286,7 @@ describe('a root key that an operator keeps', () => {
     const right = rootKeyStatus(given({ KEYFOLD_ROOT_KEY: next }), log)
     expect(await right).toEqual({ version: 2, previousVersion: undefined })
     vi.unstubAllEnvs()
-  }, 60_000)
+  })
 
   test('is rotated from a passphrase to another, with a salt of its own', async () => {
     const config = configOf(join(parent, 'passphrase'), { rootKeySource: 'passphrase' })
@@ -303,7 +303,7 @@ describe('a root key that an operator keeps', () => {
     vi.stubEnv('KEYFOLD_PASSPHRASE', 'new horse')
     await (await openEngine(config, log)).close()
     vi.unstubAllEnvs()
-  }, 60_000)
+  })
 
   test('is rotated from shares to others, which are no use before and the only ones after', async () => {
     const config = configOf(join(parent, 'shares'), { rootKeySource: 'shares' })
@@ -325,5 +325,5 @@ describe('a root key that an operator keeps', () => {
     give([second[2] as string, second[0] as string])
     await (await openEngine(config, log)).close()
     vi.unstubAllEnvs()
-  }, 60_000)
+  })
 })

@@ -1,5 +1,6 @@
 /** The kinds of key store there are besides the local one: the one place that knows them all. */
 import type { Crypto } from '../crypto/crypto.ts'
+import { KEY_STORE_CALL_MS_MAX } from '../limits.ts'
 import { awsKmsSettings, type AwsKmsSettings } from './aws-kms-client.ts'
 import { openAwsKmsKeyStore } from './aws-kms.ts'
 import type { KeyStore } from './key-store.ts'
@@ -76,6 +77,7 @@ function xksSettings(members: StoreSettings): Omit<XksSettings, 'name'> {
     accessKeyId: members.text('accessKeyId'),
     secretAccessKey: readSecretLine(members.text('secretAccessKeyFile')),
     ca: readAuthorities(members.optionalText('caFile')),
+    deadlineMs: members.optionalWhole('timeoutMs', 1, KEY_STORE_CALL_MS_MAX),
     // The key that it protects is no KMS key: it has a name of that form for the proxy's log.
     principalArn: `arn:aws:iam::${account}:root`,
     keyArnOf: (id) => `arn:aws:kms:${region}:${account}:key/${Buffer.from(id).toString('hex')}`,

@@ -77,7 +77,7 @@ describe('RSA keys', () => {
     expect(refused.length).toBe(300 - GENERATIONS_TAKEN)
     for (const error of refused) expect(error).toMatchObject(overloaded)
     expect((refused[0] as KeyfoldError).message).toContain('32 RSA keys')
-  }, 120_000)
+  })
 
   test('that one caller waits for keep another from none', async () => {
     const keys = flood(100)
@@ -86,7 +86,7 @@ describe('RSA keys', () => {
     // The place of the other was taken out of those of whoever has most.
     expect((await keys.made()).length).toBe(GENERATIONS_TAKEN - 1)
     await expect(generateKeyPair('RSA_2048', greedy)).resolves.toBeDefined()
-  }, 120_000)
+  })
 })
 
 describe('private keys in the local key store', () => {
@@ -132,7 +132,7 @@ describe('private keys in the local key store', () => {
     const refused = await signatures.refused()
     expect(refused.length).toBe(75)
     for (const error of refused) expect(error).toMatchObject(overloaded)
-  }, 120_000)
+  })
 
   test('agree on hundreds of secrets in the same way, and on the same', async () => {
     const [ours, theirs] = [await make('ECC_NIST_P384'), await make('ECC_NIST_P384')]
@@ -184,30 +184,26 @@ describe('a server where one caller creates hundreds of RSA keys at once', () =>
   test.each([
     ['CreateKey', () => CREATED],
     ['GetParametersForImport', (KeyId: string | undefined) => ({ KeyId, ...WRAPPING })],
-  ] as const)(
-    '%s of another is answered before most of them',
-    async (operation, inputOf) => {
-      const { engine } = service
-      const arn = `arn:aws:iam::${engine.config.account}:user/${operation}`
-      const Statement = [{ Effect: 'Allow', Action: 'kms:*', Resource: '*' }]
-      await engine.identityPolicies.put({
-        principalArn: arn,
-        name: 'all',
-        document: JSON.stringify({ Version: '2012-10-17', Statement }),
-      })
-      const root = await kmsOf(service, rootOf(service))
-      const { KeyMetadata } = await root.createKey({ Origin: 'EXTERNAL' })
-      const other = await callerOf(service, arn)
-      const keys = new Flood(100, () => root.createKey(CREATED))
-      await keys.firstRefused
-      const { status } = await other.aws(operation, inputOf(KeyMetadata?.KeyId))
-      expect(status).toBe(200)
-      expect(keys.done).toBeLessThan(GENERATIONS_TAKEN)
-      await keys.outcomes
-      root.destroy()
-    },
-    120_000,
-  )
+  ] as const)('%s of another is answered before most of them', async (operation, inputOf) => {
+    const { engine } = service
+    const arn = `arn:aws:iam::${engine.config.account}:user/${operation}`
+    const Statement = [{ Effect: 'Allow', Action: 'kms:*', Resource: '*' }]
+    await engine.identityPolicies.put({
+      principalArn: arn,
+      name: 'all',
+      document: JSON.stringify({ Version: '2012-10-17', Statement }),
+    })
+    const root = await kmsOf(service, rootOf(service))
+    const { KeyMetadata } = await root.createKey({ Origin: 'EXTERNAL' })
+    const other = await callerOf(service, arn)
+    const keys = new Flood(100, () => root.createKey(CREATED))
+    await keys.firstRefused
+    const { status } = await other.aws(operation, inputOf(KeyMetadata?.KeyId))
+    expect(status).toBe(200)
+    expect(keys.done).toBeLessThan(GENERATIONS_TAKEN)
+    await keys.outcomes
+    root.destroy()
+  })
 })
 
 describe('a server that is asked for hundreds of data key pairs at once', () => {
@@ -237,5 +233,5 @@ describe('a server that is asked for hundreds of data key pairs at once', () => 
     const told = refused.map((error) => [error.name, error.$metadata.httpStatusCode])
     expect(new Set(told.map(String))).toEqual(new Set(['ThrottlingException,400']))
     kms.destroy()
-  }, 120_000)
+  })
 })

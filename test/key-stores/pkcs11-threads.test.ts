@@ -288,7 +288,9 @@ describeWithSoftHsm('the thread of a PKCS#11 module', (create) => {
     for (const call of calls) expect(await call).toMatchObject(unreachable)
     expect(changes).toEqual(['open'])
     await until(() => {
-      vi.advanceTimersByTime(100)
+      // No clock goes on while the successor is asked, which may be slow to start and does not hang.
+      const isAsked = workers.size === 2 && guarded.guard.figures.state === 'half-open'
+      if (!isAsked) vi.advanceTimersByTime(100)
       return changes.length === 2
     })
     expect(changes).toEqual(['open', 'closed'])

@@ -49,7 +49,7 @@ export function privateKeysConformance(open: OpenKeyStore): void {
           materials.set(`${spec} ${usage}`, material)
         }
       }
-    }, 240_000)
+    })
     afterAll(() => opened.close())
 
     const lacks = (algorithm: string): boolean =>

@@ -23,6 +23,8 @@ import { clientOf } from '../server/aws/sdk.ts'
 import { filesOf, startService, type Service } from '../service.ts'
 
 const log = { log: (): void => undefined }
+/** The machine may be busy, and nobody is to be late here. */
+const PATIENT_MS = 60_000
 
 let remote: Service
 let kms: KMSClient
@@ -69,6 +71,7 @@ async function writeStore(settings: Readonly<Record<string, unknown>> = {}): Pro
     accessKeyId: record.accessKeyId,
     secretAccessKeyFile,
     keyId,
+    timeoutMs: PATIENT_MS,
     ...settings,
   }
   writeFileSync(join(parent, 'root-store.json'), JSON.stringify(store))
@@ -127,7 +130,7 @@ describe('a sealed root key', () => {
     }
     writeFileSync(sealedIn(config), bytes.toString('hex'))
     await start(config)
-  }, 60_000)
+  })
 
   test('is of no use in another data directory, which has its own', async () => {
     const other = await initSealed('other')
@@ -175,6 +178,7 @@ describe('a sealed root key', () => {
       accessKeyId: record.accessKeyId,
       secretAccessKeyFile,
       keyId: keyId.split('/').at(-1),
+      timeoutMs: PATIENT_MS,
     }
     writeFileSync(join(parent, 'root-store.json'), JSON.stringify(store))
     const proxied = configOf('proxied')

@@ -42,7 +42,7 @@ describe.skipIf(bao === undefined)('a transit engine', () => {
   let server: OpenBao
   beforeAll(async () => {
     server = await startOpenBao(bao as string)
-  }, 60_000)
+  })
   afterAll(() => server.close())
 
   function open(settings: Partial<TransitSettings> = {}): TransitKeyStore {

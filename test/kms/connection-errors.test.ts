@@ -6,7 +6,7 @@ import { DescribeCustomKeyStoresCommand, type KMSClient } from '@aws-sdk/client-
 import { once } from 'node:events'
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { createServer, type RequestListener, type Server } from 'node:http'
-import { createServer as createTlsServer } from 'node:https'
+import { createServer as createTlsServer, type Server as TlsServer } from 'node:https'
 import type { AddressInfo, Socket } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -38,21 +38,24 @@ afterEach(() => {
 })
 
 /** Answers as the test says, and may change its mind. */
-async function standIn(tls = false): Promise<{ url: string; answer: RequestListener }> {
-  const one = { url: '', answer: respond(200, {}) }
+async function standIn(tls = false): Promise<{
+  readonly url: string
+  answer: RequestListener
+  /** Has this certificate from now on, and ends connections that know another. */
+  readonly replaceCertificate: (name: string) => void
+}> {
+  const one = { url: '', answer: respond(200, {}), replaceCertificate }
   const listener: RequestListener = (request, response) => {
     request.resume().on('end', () => one.answer(request, response))
   }
-  const server: Server = tls
-    ? createTlsServer(
-        {
-          cert: readFileSync(join(directory, 'proxy.crt')),
-          key: readFileSync(join(directory, 'proxy.key')),
-        },
-        listener,
-      )
+  const server: Server | TlsServer = tls
+    ? createTlsServer(certificateOf('proxy'), listener)
     : createServer(listener)
   const sockets = new Set<Socket>()
+  function replaceCertificate(name: string): void {
+    ;(server as TlsServer).setSecureContext(certificateOf(name))
+    for (const socket of sockets) socket.destroy()
+  }
   server.on('connection', (socket) => sockets.add(socket))
   server.listen(0, '127.0.0.1')
   await once(server, 'listening')
@@ -63,6 +66,11 @@ async function standIn(tls = false): Promise<{ url: string; answer: RequestListe
   one.url = `${tls ? 'https' : 'http'}://127.0.0.1:${(server.address() as AddressInfo).port}`
   return one
 }
+
+const certificateOf = (name: string) => ({
+  cert: readFileSync(join(directory, `${name}.crt`)),
+  key: readFileSync(join(directory, `${name}.key`)),
+})
 
 function respond(status: number, body: unknown): RequestListener {
   return (_request, response) => {
@@ -216,7 +224,7 @@ describe('over the network', () => {
       code: 'XKS_PROXY_UNREACHABLE',
     })
     proxy.answer = fleet('ACTIVE')
-    await service.engine.kms.keyStores.update(id, { settings: { deadlineMs: '2000' } })
+    await service.engine.kms.keyStores.update(id, { settings: { deadlineMs: '5000' } })
     proxy.answer = () => undefined
     expect(await connect(id)).toEqual(failed('XKS_PROXY_TIMED_OUT'))
   })
@@ -258,16 +266,8 @@ describe('over the network', () => {
     const proxy = await standIn(true)
     proxy.answer = fleet('ACTIVE')
     const id = await createXks(proxy.url, { certificateAuthority: authority })
-    const port = Number(new URL(proxy.url).port)
-    for (const end of ends.splice(0)) end()
     makeCertificates(directory, 'other', 'stranger')
-    const stranger = createTlsServer({
-      cert: readFileSync(join(directory, 'stranger.crt')),
-      key: readFileSync(join(directory, 'stranger.key')),
-    })
-    stranger.listen(port, '127.0.0.1')
-    await once(stranger, 'listening')
-    ends.push(() => stranger.close())
+    proxy.replaceCertificate('stranger')
     expect(await connect(id)).toEqual(failed('XKS_PROXY_INVALID_TLS_CONFIGURATION'))
   })
 

@@ -25,15 +25,39 @@ export function callersWith(token: string) {
     return (await response.json()) as Answer
   }
   /** Sealed, or the code of the error. */
-  const encrypt = async (node: Server, key: string): Promise<string> => {
+  const tryEncrypt = async (node: Server, key: string): Promise<string> => {
     const fields = { key, context: {}, plaintexts: [Buffer.from('text').toString('base64')] }
     const { code, ciphertexts } = await call(node, '/v1/encrypt', { fields })
     return code ?? (ciphertexts?.length === 1 ? 'sealed' : 'nothing')
   }
-  const createKey = async (node: Server): Promise<string> =>
-    (await call(node, '/v1/keys', { fields: {} })).keyId
-  const change = (node: Server, key: string, to: 'enable' | 'disable'): Promise<Answer> =>
+  const tryChange = (node: Server, key: string, to: 'enable' | 'disable'): Promise<Answer> =>
     call(node, `/v1/keys/${encodeURIComponent(key)}/${to}`, { fields: {} })
+
+  /** A node that gets no turn on this machine for a second has no lease and refuses: those below ask again then. */
+  async function whenHeld<T>(ask: () => Promise<T>, codeOf: (answer: T) => unknown): Promise<T> {
+    for (;;) {
+      const answer = await ask()
+      if (codeOf(answer) !== 'CATALOG_UNAVAILABLE') return answer
+      await turn()
+    }
+  }
+  const encrypt = (node: Server, key: string): Promise<string> =>
+    whenHeld(
+      () => tryEncrypt(node, key),
+      (outcome) => outcome,
+    )
+  const createKey = async (node: Server): Promise<string> => {
+    const answer = await whenHeld(
+      () => call(node, '/v1/keys', { fields: {} }),
+      ({ code }) => code,
+    )
+    return answer.keyId
+  }
+  const change = (...given: Parameters<typeof tryChange>): Promise<Answer> =>
+    whenHeld(
+      () => tryChange(...given),
+      ({ code }) => code,
+    )
 
   /** Callers of these nodes who go on until they are told to stop; each outcome with the phase in which it was asked. */
   function load(targets: readonly Server[], key: string) {
@@ -45,7 +69,7 @@ export function callersWith(token: string) {
         while (!stopped) {
           const one = { phase, outcome: 'under way' }
           asked.push(one)
-          one.outcome = await encrypt(node, key).catch((error: unknown) => String(error))
+          one.outcome = await tryEncrypt(node, key).catch((error: unknown) => String(error))
           await turn()
         }
       }),
@@ -53,10 +77,11 @@ export function callersWith(token: string) {
     return {
       /** Requests from now on are counted apart; answers which number they have. */
       nextPhase: (): number => ++phase,
-      /** When there are so many of this phase. */
-      until: async (wanted: number, least: number): Promise<void> => {
-        const done = (): number =>
-          asked.filter((one) => one.phase === wanted && one.outcome !== 'under way').length
+      /** When there are so many of this phase, of this outcome where one is named. */
+      until: async (wanted: number, least: number, outcome?: string): Promise<void> => {
+        const isOne = (one: (typeof asked)[number]): boolean =>
+          outcome === undefined ? one.outcome !== 'under way' : one.outcome === outcome
+        const done = (): number => asked.filter((one) => one.phase === wanted && isOne(one)).length
         while (done() < least) await turn()
       },
       /** When none of this phase is under way any more. */
@@ -79,5 +104,5 @@ export function callersWith(token: string) {
     }
   }
 
-  return { call, encrypt, createKey, change, load }
+  return { call, encrypt, tryEncrypt, createKey, change, tryChange, load }
 }

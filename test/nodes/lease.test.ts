@@ -129,13 +129,19 @@ describeWithPostgres('nodes with clocks of their own', (postgres) => {
     const waiting = waitUntilConfirmed(catalog.db, number, 'nobody').then(() => {
       acknowledged = true
     })
-    await eventually(async () => Number(await confirmedBy('ack-one')) >= number)
+    await eventually(async () => {
+      // As a node that lives: who waits for it does so for longer than this machine may be busy.
+      await postgres.query(url, "update nodes set renewals = renewals + 1 where id = 'ack-two'")
+      return Number(await confirmedBy('ack-one')) >= number
+    })
     expect(one.followed.at(-1)).toBeGreaterThanOrEqual(number)
-    expect(acknowledged).toBe(false)
+    // It has a row until its lease is out by the clock of who waits.
+    const tooSoon = acknowledged && (await rowsOf('ack-two')) > 0
+    expect(tooSoon).toBe(false)
     letGo()
     await waiting
+    await eventually(async () => Number(await confirmedBy('ack-two')) >= number)
     expect(two.followed.at(-1)).toBeGreaterThanOrEqual(number)
-    expect(Number(await confirmedBy('ack-two'))).toBeGreaterThanOrEqual(number)
     await one.membership.leave()
     await two.membership.leave()
   })

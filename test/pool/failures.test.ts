@@ -197,7 +197,6 @@ describe.skipIf(!native)('a worker of the service that dies mid-request (needs t
 
   test.each(FORMS)(
     'fails an encryption (%s) by name, holds nothing, and the next one is served',
-    { timeout: 120_000 },
     async (form) => {
       const failed = await failedCall('encrypt', { key, plaintexts, form })
       expect(failed.code).toBe('WORKER_FAILED')
@@ -212,7 +211,6 @@ describe.skipIf(!native)('a worker of the service that dies mid-request (needs t
 
   test.each(FORMS)(
     'fails a decryption (%s) without one plaintext, and the next one opens all',
-    { timeout: 120_000 },
     async (form) => {
       const sealed = await service.call('encrypt', { key, plaintexts, form })
       const { ciphertexts, packed, keyEntry } = sealed
