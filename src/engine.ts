@@ -19,7 +19,7 @@ import { KeyStoreSource } from './data-keys/key-store-source.ts'
 import { MissBudget } from './data-keys/miss-budget.ts'
 import type { Envelope } from './envelope/batch.ts'
 import { createEnvelope } from './envelope/envelope.ts'
-import { KeyfoldError } from './errors.ts'
+import { KeyfoldError, reasonOf } from './errors.ts'
 import type { GuardFigures } from './key-stores/guard.ts'
 import { GuardedKeyStore, type GuardedStoreSettings } from './key-stores/guarded.ts'
 import { LocalKeyStore } from './key-stores/local.ts'
@@ -344,15 +344,18 @@ async function openOn(
 }
 
 function warnOfRotation(
-  { previous, next, nextCheck }: OpenRootKeys,
+  { previous, nextFailure }: OpenRootKeys,
   { shared, log }: { readonly shared: boolean; readonly log: EngineOptions['log'] },
 ): void {
   if (previous !== undefined) {
     const stop = shared ? '' : 'stop, and '
     log(`a rotation of the root key is not complete: ${stop}run keyfold root-key rotate`)
   }
-  if (nextCheck !== undefined && next === undefined) {
-    log('another root key is announced, which this node lacks: when it is in use this node stops')
+  if (nextFailure !== undefined) {
+    log(
+      'another root key is announced, which this node lacks: when it is in use this node stops: ' +
+        reasonOf(nextFailure),
+    )
   }
 }
 

@@ -11,7 +11,7 @@ import { readTokens } from './catalog/tokens.ts'
 import type { Config } from './config.ts'
 import { chooseCrypto } from './crypto/choose.ts'
 import { KeyfoldError } from './errors.ts'
-import { createRootKey } from './key-stores/root-key.ts'
+import { firstNewRootKey } from './key-stores/root-key.ts'
 import { localRootFiles } from './kms/root-files.ts'
 import { Tokens } from './kms/tokens.ts'
 
@@ -27,21 +27,31 @@ export async function initDataDirectory(
   const { shared } = catalog
   try {
     const tokens = await Tokens.load(catalog)
-    // In its transaction: of several that begin at once one makes root key and token, and the others have made nothing.
-    const { token } = await tokens.create(
-      {
-        name: 'admin',
-        principalArn: `arn:aws:iam::${config.account}:root`,
-        actions: ['*'],
-        keys: ['*'],
-      },
-      async (transaction) => {
-        if ((await readTokens(transaction)).length > 0) throw initialisedBefore(config, shared)
-        await createRootKey(config, crypto)
-        if (shared) await insertRootFiles(transaction, localRootFiles(config.dataDirectory))
-      },
-    )
-    return token
+    if (tokens.list().length > 0) throw initialisedBefore(config, shared)
+    const rootKey = await firstNewRootKey(config, crypto)
+    try {
+      // In its transaction: of several that begin at once one keeps root key and token, and the others have kept nothing.
+      const { token } = await tokens.create(
+        {
+          name: 'admin',
+          principalArn: `arn:aws:iam::${config.account}:root`,
+          actions: ['*'],
+          keys: ['*'],
+        },
+        async (transaction) => {
+          if ((await readTokens(transaction)).length > 0) {
+            // Somebody else came first while this transaction was tried again.
+            rootKey.discard()
+            throw initialisedBefore(config, shared)
+          }
+          rootKey.keep()
+          if (shared) await insertRootFiles(transaction, localRootFiles(config.dataDirectory))
+        },
+      )
+      return token
+    } finally {
+      rootKey.wipe()
+    }
   } finally {
     await catalog.close()
   }

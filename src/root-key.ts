@@ -7,7 +7,7 @@ import { chooseCrypto } from './crypto/choose.ts'
 import type { Crypto } from './crypto/crypto.ts'
 import { KeyfoldError } from './errors.ts'
 import { LocalKeyStore } from './key-stores/local.ts'
-import { ROOT_KEY_BYTES, sealedFilesOf } from './key-stores/root-key-sources.ts'
+import { ROOT_KEY_BYTES, sealedFileOf } from './key-stores/root-key-sources.ts'
 import { shareRootKey } from './key-stores/root-key-shares.ts'
 import {
   beginRootRotation,
@@ -20,10 +20,12 @@ import {
   type RootKeyState,
 } from './key-stores/root-key.ts'
 import { sealRootKey } from './key-stores/sealed-root-key.ts'
+import { replaceFile } from './key-stores/secret-files.ts'
 import { SecretSealer } from './key-stores/secret-sealer.ts'
 import { pullRootFiles } from './kms/root-files.ts'
 import { resealCatalog } from './kms/root-rotation.ts'
 import { prepareSharedRotation, rotateSharedRoot } from './kms/shared-root-rotation.ts'
+import { sealSharedRoot } from './kms/shared-root-seal.ts'
 
 type Log = (message: string) => void
 
@@ -38,17 +40,25 @@ export async function rootKeyStatus(
   return rootKeyState(config)
 }
 
-/** Has the key store of the settings seal the root key as it is. Returns the file. Errors: as readRootKey. */
+/**
+ * Has the key store of the settings seal the root key as it is; of a shared catalog, for every node. Returns the file.
+ * Errors: as readRootKey, and CATALOG_UNAVAILABLE.
+ */
 export async function sealPresentRootKey(
   config: Config,
   { log }: { readonly log: Log },
 ): Promise<string> {
   const crypto = cryptoOf(config, log)
-  const files = sealedFilesOf(config)
+  const sealedFile = sealedFileOf(config)
+  if (config.catalog !== undefined) {
+    await withSharedCatalog(config, (catalog) => sealSharedRoot(catalog, config, crypto))
+    return sealedFile
+  }
   const rootKey = await readRootKey(config, crypto)
   try {
-    await sealRootKey(files, crypto, rootKey, rootKeyState(config).version)
-    return files.sealedFile
+    const { version } = rootKeyState(config)
+    replaceFile(sealedFile, await sealRootKey(config.rootKeyStoreFile, crypto, rootKey, version))
+    return sealedFile
   } finally {
     rootKey.fill(0)
   }
@@ -68,6 +78,8 @@ export async function createRootKeyShares(
   },
 ): Promise<readonly string[]> {
   const { ofNewRootKey, log } = options
+  // Which version there is, and which one is announced, other machines may have changed.
+  await withSharedCatalog(config, (catalog) => pullRootFiles(catalog, config.dataDirectory))
   const rootKey = ofNewRootKey
     ? randomBytes(ROOT_KEY_BYTES)
     : await readRootKey(config, cryptoOf(config, log))
@@ -109,13 +121,9 @@ export async function rotateRootKey(
   config: Config,
   { nextShareFiles = [], log }: RotationOptions,
 ): Promise<number> {
-  if (config.catalog !== undefined && nextShareFiles.length > 0) {
-    const wanted = 'of a shared catalog KEYFOLD_ROOT_KEY_SHARES_NEXT is taken, as by its nodes'
-    throw new KeyfoldError('CONFIG_INVALID', `nextShareFiles: ${wanted}`)
-  }
   const crypto = cryptoOf(config, log)
   const version = await withSharedCatalog(config, (catalog) =>
-    rotateSharedRoot({ catalog, config, crypto, log }),
+    rotateSharedRoot({ catalog, config, crypto, log }, nextShareFiles),
   )
   return version ?? rotateEmbeddedRoot(config, crypto, { nextShareFiles, log })
 }

@@ -19,10 +19,11 @@ import type { CatalogTables } from './schema.ts'
 type Queries = Kysely<CatalogTables>
 
 export const ROOT_CHECK = 'root.check'
+export const ROOT_SEALED = 'root.sealed'
 export const ROOT_PREVIOUS = 'root.previous'
 export const NEXT = '.next'
 /** Of a root key; each has a successor while a rotation is announced. */
-export const ROOT_FILES: readonly string[] = [ROOT_CHECK, 'root.salt', 'root.sealed']
+export const ROOT_FILES: readonly string[] = [ROOT_CHECK, 'root.salt', ROOT_SEALED]
 const WAS = 'was '
 
 export interface RootFiles {
@@ -82,7 +83,7 @@ export async function readRootFile(db: Queries, name: string): Promise<string | 
 export async function turnRootFiles(db: Queries, previous: string): Promise<void> {
   for (const name of ROOT_FILES) {
     const next = await readRootFile(db, name + NEXT)
-    if (next === undefined) continue
+    // Where the next one comes from elsewhere, what stood beside this one goes with it.
     await putRootFile(db, name, next)
     await putRootFile(db, name + NEXT, undefined)
   }

@@ -22,6 +22,7 @@ export function addRootKey(program: Command): void {
 Examples:
   keyfold root-key seal --data /var/lib/keyfold          reads root-store.json there, writes root.sealed
   keyfold serve --data /var/lib/keyfold --root-key-source sealed
+  keyfold root-key seal --catalog postgres://…           once, for every node
   keyfold root-key shares --new --threshold 3 --shares 5
   keyfold init --root-key-source shares --root-key-share-files a,b,c
   keyfold root-key rotate --data /var/lib/keyfold        with the server stopped
@@ -67,9 +68,21 @@ function addSeal(parent: Command): void {
       printJson({ sealed: file })
       return
     }
-    print(`sealed: ${file}. Start with --root-key-source sealed.`)
+    if (config.catalog === undefined) {
+      print(`sealed: ${file}. Start with --root-key-source sealed.`)
+    } else {
+      print(
+        'sealed, for every node: each fetches it from the catalog. Give each the same root-store.json',
+      )
+      print(
+        'and what that names, and restart it with --root-key-source sealed; until then it goes on as it is.',
+      )
+    }
     if (config.rootKey.source === 'file') {
-      print(`${config.rootKey.file} is still there: keep it elsewhere, or rotate the root key.`)
+      const where = config.catalog === undefined ? '' : ', as on every other node'
+      print(
+        `${config.rootKey.file} is still there${where}: keep it elsewhere, or rotate the root key.`,
+      )
     }
   })
 }

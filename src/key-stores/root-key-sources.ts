@@ -4,15 +4,15 @@
  * handed in twice.
  */
 import { randomBytes, scryptSync } from 'node:crypto'
-import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs'
-import { dirname, join } from 'node:path'
+import { existsSync, readFileSync } from 'node:fs'
+import { join } from 'node:path'
 
 import { takeSecret, type Config, type SecretName } from '../config.ts'
 import type { Crypto } from '../crypto/crypto.ts'
 import { KeyfoldError } from '../errors.ts'
 import { combineShares } from './root-key-shares.ts'
-import { sealRootKey, unsealRootKey, type SealedRootKeyFiles } from './sealed-root-key.ts'
-import { eraseGone, promoteFile, readSecretFile, replaceFile } from './secret-files.ts'
+import { sealRootKey, unsealRootKey } from './sealed-root-key.ts'
+import { eraseGone, promoteFile, readSecretFile } from './secret-files.ts'
 
 export type RootKeyConfig = Pick<Config, 'dataDirectory' | 'rootKey' | 'rootKeyStoreFile'>
 
@@ -24,6 +24,9 @@ const SCRYPT = { N: 2 ** 17, r: 8, p: 1, maxmem: 2 ** 28 }
 const NEXT = '.next'
 const STDIN = '-'
 
+/** Nothing was handed in, so that nothing is wrong with it. */
+export class SecretMissing extends KeyfoldError {}
+
 /** Gives a root key, which whoever called it fills with zeros. */
 export type LoadRootKey = () => Promise<Uint8Array>
 
@@ -32,6 +35,7 @@ export function rootKeyLoaders(
   config: RootKeyConfig,
   crypto: Crypto,
   rootVersion: number,
+  nextShareFiles: readonly string[],
 ): readonly [LoadRootKey, ...LoadRootKey[]] {
   switch (config.rootKey.source) {
     case 'file': {
@@ -47,73 +51,99 @@ export function rootKeyLoaders(
     case 'passphrase':
       return passphraseLoaders(config)
     case 'sealed': {
-      const files = sealedFilesOf(config)
-      const next = { ...files, sealedFile: files.sealedFile + NEXT }
-      return [
-        () => unsealRootKey(files, crypto),
-        ...(existsSync(next.sealedFile) ? [() => unsealRootKey(next, crypto)] : []),
-      ]
+      const file = sealedFileOf(config)
+      const files = { sealedFiles: [file, file + NEXT], storeFile: config.rootKeyStoreFile }
+      return [() => unsealRootKey(files, crypto, rootVersion)]
     }
     case 'shares': {
       const { files } = config.rootKey
       return [
         async () => combineShares(readShares(files, 'KEYFOLD_ROOT_KEY_SHARES'), rootVersion),
-        async () => combineShares(readShares([], 'KEYFOLD_ROOT_KEY_SHARES_NEXT'), rootVersion),
+        async () =>
+          combineShares(readShares(nextShareFiles, 'KEYFOLD_ROOT_KEY_SHARES_NEXT'), rootVersion),
       ]
     }
   }
 }
 
-/** Makes what has to be there before the first root key can be loaded. Does nothing where it is. */
-export async function createRootKeySource(config: RootKeyConfig, crypto: Crypto): Promise<void> {
-  switch (config.rootKey.source) {
-    case 'file':
-      if (!existsSync(config.rootKey.file)) createRootKeyFile(config.rootKey.file)
-      return
-    case 'passphrase':
-      if (!existsSync(saltFile(config))) {
-        const salt = randomBytes(SALT_BYTES).toString('hex')
-        writeFileSync(saltFile(config), salt, { mode: 0o600, flag: 'wx', flush: true })
-      }
-      return
-    case 'sealed': {
-      const files = sealedFilesOf(config)
-      if (!existsSync(files.sealedFile)) await sealNewRootKey(files, crypto, 1)
-      return
-    }
-    case 'environment':
-    case 'shares':
-      return
-  }
+/** A root key, which the caller fills with zeros, and what has to stand on disk for it to be loaded again. */
+export interface SourcedRootKey {
+  readonly rootKey: Uint8Array
+  /** undefined: it is there, or an operator keeps the root key. */
+  readonly file: RootKeyFile | undefined
 }
 
-/** The root key that a rotation moves to: made and put beside the present one, or handed in by whoever keeps it. */
+export interface RootKeyFile {
+  readonly path: string
+  readonly content: Uint8Array
+}
+
+/** The first one: what is there already, or made. Nothing is written. */
+export async function firstRootKey(
+  config: RootKeyConfig,
+  crypto: Crypto,
+  rootVersion: number,
+): Promise<SourcedRootKey> {
+  const path = sourceFile(config)
+  if (path !== undefined && !existsSync(path)) {
+    return makeRootKey(config, crypto, { rootVersion, path, passphrase: 'KEYFOLD_PASSPHRASE' })
+  }
+  const [load] = rootKeyLoaders(config, crypto, rootVersion, [])
+  return { rootKey: await load(), file: undefined }
+}
+
+/** The one that a rotation moves to: made, or handed in by whoever keeps it. Nothing is written. */
 export async function nextRootKey(
   config: RootKeyConfig,
   crypto: Crypto,
   rootVersion: number,
   nextShareFiles: readonly string[],
-): Promise<Uint8Array> {
+): Promise<SourcedRootKey> {
   switch (config.rootKey.source) {
-    case 'file': {
-      const next = config.rootKey.file + NEXT
-      const rootKey = randomBytes(ROOT_KEY_BYTES)
-      replaceFile(next, `${rootKey.toString('hex')}\n`)
-      return rootKey
-    }
     case 'environment':
-      return rootKeyOfVariable('KEYFOLD_ROOT_KEY_NEXT')
-    case 'passphrase': {
-      const passphrase = requiredSecret('KEYFOLD_PASSPHRASE_NEXT', 'the passphrase to move to')
-      replaceFile(saltFile(config) + NEXT, randomBytes(SALT_BYTES).toString('hex'))
-      return stretch(passphrase, saltFile(config) + NEXT)
+      return { rootKey: rootKeyOfVariable('KEYFOLD_ROOT_KEY_NEXT'), file: undefined }
+    case 'shares': {
+      const shares = readShares(nextShareFiles, 'KEYFOLD_ROOT_KEY_SHARES_NEXT')
+      return { rootKey: combineShares(shares, rootVersion), file: undefined }
     }
-    case 'sealed': {
-      const files = sealedFilesOf(config)
-      return sealNewRootKey({ ...files, sealedFile: files.sealedFile + NEXT }, crypto, rootVersion)
+    default: {
+      const path = `${sourceFile(config) as string}${NEXT}`
+      const passphrase = 'KEYFOLD_PASSPHRASE_NEXT'
+      return makeRootKey(config, crypto, { rootVersion, path, passphrase })
     }
-    case 'shares':
-      return combineShares(readShares(nextShareFiles, 'KEYFOLD_ROOT_KEY_SHARES_NEXT'), rootVersion)
+  }
+}
+
+/** Where the source has a file that goes with it. */
+async function makeRootKey(
+  config: RootKeyConfig,
+  crypto: Crypto,
+  {
+    rootVersion,
+    path,
+    passphrase,
+  }: {
+    readonly rootVersion: number
+    readonly path: string
+    readonly passphrase: 'KEYFOLD_PASSPHRASE' | 'KEYFOLD_PASSPHRASE_NEXT'
+  },
+): Promise<SourcedRootKey> {
+  if (config.rootKey.source === 'passphrase') {
+    const words = requiredSecret(passphrase, THE_PASSPHRASE[passphrase])
+    const salt = randomBytes(SALT_BYTES)
+    const file = { path, content: Buffer.from(salt.toString('hex')) }
+    return { rootKey: stretch(words, salt), file }
+  }
+  const rootKey = randomBytes(ROOT_KEY_BYTES)
+  if (config.rootKey.source === 'file') {
+    return { rootKey, file: { path, content: Buffer.from(`${rootKey.toString('hex')}\n`) } }
+  }
+  try {
+    const sealed = await sealRootKey(config.rootKeyStoreFile, crypto, rootKey, rootVersion)
+    return { rootKey, file: { path, content: Buffer.from(sealed) } }
+  } catch (error) {
+    rootKey.fill(0)
+    throw error
   }
 }
 
@@ -125,11 +155,8 @@ export function promoteNextRootKey(config: RootKeyConfig): void {
   else eraseGone(file)
 }
 
-export function sealedFilesOf(config: RootKeyConfig): SealedRootKeyFiles {
-  return {
-    sealedFile: join(config.dataDirectory, 'root.sealed'),
-    storeFile: config.rootKeyStoreFile,
-  }
+export function sealedFileOf(config: RootKeyConfig): string {
+  return join(config.dataDirectory, 'root.sealed')
 }
 
 /** The file of this source that goes with the root key, where there is one. */
@@ -140,33 +167,10 @@ function sourceFile(config: RootKeyConfig): string | undefined {
     case 'passphrase':
       return saltFile(config)
     case 'sealed':
-      return sealedFilesOf(config).sealedFile
+      return sealedFileOf(config)
     case 'environment':
     case 'shares':
       return undefined
-  }
-}
-
-function createRootKeyFile(file: string): void {
-  const rootKey = randomBytes(ROOT_KEY_BYTES)
-  mkdirSync(dirname(file), { recursive: true, mode: 0o700 })
-  const text = `${rootKey.toString('hex')}\n`
-  writeFileSync(file, text, { mode: 0o600, flag: 'wx', flush: true })
-  rootKey.fill(0)
-}
-
-async function sealNewRootKey(
-  files: SealedRootKeyFiles,
-  crypto: Crypto,
-  rootVersion: number,
-): Promise<Uint8Array> {
-  const rootKey = randomBytes(ROOT_KEY_BYTES)
-  try {
-    await sealRootKey(files, crypto, rootKey, rootVersion)
-    return rootKey
-  } catch (error) {
-    rootKey.fill(0)
-    throw error
   }
 }
 
@@ -208,27 +212,32 @@ function passphraseLoaders(config: RootKeyConfig): readonly [LoadRootKey, ...Loa
   const salt = saltFile(config)
   const taken = new Map<SecretName, string>()
   const load =
-    (name: SecretName, what: string, file: string): LoadRootKey =>
+    (name: keyof typeof THE_PASSPHRASE, file: string): LoadRootKey =>
     async () => {
       if (!existsSync(file)) throw notInitialised(config)
-      const passphrase = taken.get(name) ?? requiredSecret(name, what)
+      const passphrase = taken.get(name) ?? requiredSecret(name, THE_PASSPHRASE[name])
       taken.set(name, passphrase)
-      return stretch(passphrase, file)
+      return stretch(passphrase, readSalt(file))
     }
-  const present = ['KEYFOLD_PASSPHRASE', 'the passphrase'] as const
-  const next = ['KEYFOLD_PASSPHRASE_NEXT', 'the passphrase to move to'] as const
-  const first = load(...present, salt)
-  if (!existsSync(salt + NEXT)) return [first, load(...next, salt)]
-  return [first, load(...present, salt + NEXT), load(...next, salt + NEXT)]
+  const [present, next] = ['KEYFOLD_PASSPHRASE', 'KEYFOLD_PASSPHRASE_NEXT'] as const
+  const first = load(present, salt)
+  if (!existsSync(salt + NEXT)) return [first, load(next, salt)]
+  return [first, load(present, salt + NEXT), load(next, salt + NEXT)]
 }
 
-function stretch(passphrase: string, file: string): Uint8Array {
+const THE_PASSPHRASE = {
+  KEYFOLD_PASSPHRASE: 'the passphrase',
+  KEYFOLD_PASSPHRASE_NEXT: 'the passphrase to move to',
+} as const
+
+function readSalt(file: string): Uint8Array {
   const digits = readFileSync(file, 'utf8').trim()
   // What is no hex would be left out in silence, and an empty salt is none.
-  if (!SALT_PATTERN.test(digits)) {
-    throw new KeyfoldError('CONFIG_INVALID', `${file}: 32 hex digits are needed`)
-  }
-  const salt = Buffer.from(digits, 'hex')
+  if (SALT_PATTERN.test(digits)) return Buffer.from(digits, 'hex')
+  throw new KeyfoldError('CONFIG_INVALID', `${file}: 32 hex digits are needed`)
+}
+
+function stretch(passphrase: string, salt: Uint8Array): Uint8Array {
   return scryptSync(passphrase.normalize('NFC'), salt, ROOT_KEY_BYTES, SCRYPT)
 }
 
@@ -252,7 +261,7 @@ function readShares(
 function requiredSecret(name: SecretName, what: string): string {
   const secret = takeSecret(name)
   if (secret === undefined || secret === '') {
-    throw new KeyfoldError('CONFIG_INVALID', `set ${name}: ${what}`)
+    throw new SecretMissing('CONFIG_INVALID', `set ${name}: ${what}`)
   }
   return secret
 }

@@ -24,37 +24,54 @@ import {
   type RootKeyLine,
 } from '../format/root-key-line.ts'
 import {
-  createRootKeySource,
+  firstRootKey,
   nextRootKey,
   notInitialised,
   promoteNextRootKey,
   rootKeyLoaders,
+  SecretMissing,
+  type LoadRootKey,
   type RootKeyConfig,
+  type RootKeyFile,
 } from './root-key-sources.ts'
 import type { RootKey, RootKeys } from './sealing-keys.ts'
-import { eraseFile, eraseGone, replaceFile } from './secret-files.ts'
+import { createFile, eraseFile, eraseGone, replaceFile } from './secret-files.ts'
 
 const CHECK_LABEL = 'keyfold/root/v1/check'
 const PREVIOUS_LABEL = 'keyfold/root/v1/previous'
+
 /** The root key, 32 bytes, which the caller fills with zeros. Errors: CONFIG_INVALID, ROOT_KEY_INVALID, and a store's. */
 export async function readRootKey(
   config: RootKeyConfig,
   crypto: Crypto,
-  check = readCheck(config),
+  nextShareFiles: readonly string[] = [],
 ): Promise<Uint8Array> {
-  let failure: unknown
-  for (const load of rootKeyLoaders(config, crypto, check.version)) {
+  const check = readCheck(config)
+  const loaders = rootKeyLoaders(config, crypto, check.version, nextShareFiles)
+  return loadPassing(loaders, check, { crypto, where: config.dataDirectory })
+}
+
+/** Errors: of the first loader, for that is what was configured; with what is wrong with the others that were given. */
+async function loadPassing(
+  loaders: readonly LoadRootKey[],
+  check: RootKeyLine,
+  { crypto, where }: { readonly crypto: Crypto; readonly where: string },
+): Promise<Uint8Array> {
+  const failures: unknown[] = []
+  for (const load of loaders) {
     try {
       const rootKey = await load()
       if (passes(check, crypto, rootKey)) return rootKey
       rootKey.fill(0)
-      failure ??= new KeyfoldError('ROOT_KEY_INVALID', config.dataDirectory)
+      failures.push(new KeyfoldError('ROOT_KEY_INVALID', where))
     } catch (error) {
-      // The first is the one that was configured: what is wrong with it is what has to be told.
-      failure ??= error
+      if (failures.length === 0 || !(error instanceof SecretMissing)) failures.push(error)
     }
   }
-  throw failure
+  const [first] = failures
+  const details = new Set(failures.map((failure) => (failure as KeyfoldError).detail))
+  if (!(first instanceof KeyfoldError) || details.size === 1) throw first
+  throw new KeyfoldError(first.code, [...details].filter(Boolean).join('; '), first)
 }
 
 /** What root.check says of each, as it stands there. */
@@ -62,11 +79,17 @@ export interface OpenRootKeys extends RootKeys {
   readonly check: string
   /** Of a root key that is announced, whether or not it is at hand. */
   readonly nextCheck: string | undefined
+  /** Why that one is not. */
+  readonly nextFailure?: unknown
 }
 
 /** For as long as it takes to derive from them: the caller owes closeRootKeys. Errors: as readRootKey. */
-export async function openRootKeys(config: RootKeyConfig, crypto: Crypto): Promise<OpenRootKeys> {
-  const rootKey = await readRootKey(config, crypto)
+export async function openRootKeys(
+  config: RootKeyConfig,
+  crypto: Crypto,
+  nextShareFiles: readonly string[] = [],
+): Promise<OpenRootKeys> {
+  const rootKey = await readRootKey(config, crypto, nextShareFiles)
   const { version } = readCheck(config)
   const current = { version, key: crypto.importKey(rootKey) }
   const texts = {
@@ -79,7 +102,7 @@ export async function openRootKeys(config: RootKeyConfig, crypto: Crypto): Promi
   if (previous === undefined) {
     // A rotation that was cut off at its very end.
     eraseGone(previousFile(config))
-    return { current, next: await openNext(config, crypto), ...texts }
+    return { current, ...(await openNext(config, crypto, nextShareFiles)), ...texts }
   }
   try {
     const key = crypto.unwrapKey(current.key, previousAad(previous.version), previous.wrapped)
@@ -90,15 +113,21 @@ export async function openRootKeys(config: RootKeyConfig, crypto: Crypto): Promi
   }
 }
 
-/** undefined: none is announced, or this one is not at hand, which is no reason not to work under the present one. */
-async function openNext(config: RootKeyConfig, crypto: Crypto): Promise<RootKey | undefined> {
+/** One that is announced and not at hand is no reason not to work under the present one. */
+async function openNext(
+  config: RootKeyConfig,
+  crypto: Crypto,
+  nextShareFiles: readonly string[],
+): Promise<Pick<OpenRootKeys, 'next' | 'nextFailure'>> {
   const check = readNextCheck(config)
-  if (check === undefined) return undefined
+  if (check === undefined) return {}
+  // Where the next one belongs comes first: what is wrong there is what has to be told.
+  const loaders = [...rootKeyLoaders(config, crypto, check.version, nextShareFiles)].reverse()
   try {
-    const key = crypto.importKey(await readRootKey(config, crypto, check))
-    return { version: check.version, key }
-  } catch {
-    return undefined
+    const rootKey = await loadPassing(loaders, check, { crypto, where: config.dataDirectory })
+    return { next: { version: check.version, key: crypto.importKey(rootKey) } }
+  } catch (nextFailure) {
+    return { nextFailure }
   }
 }
 
@@ -108,17 +137,52 @@ export function closeRootKeys(crypto: Crypto, { current, previous, next }: RootK
   }
 }
 
-/** Makes a root key where there is none yet, and what is needed to know it again. Can be run again. */
-export async function createRootKey(config: RootKeyConfig, crypto: Crypto): Promise<void> {
-  await createRootKeySource(config, crypto)
+/**
+ * A root key that is made once, however often the transaction that announces it is tried: what is handed in can be taken
+ * once, and a key store is not asked while others wait for the catalog.
+ */
+export class NewRootKey {
+  readonly version: number
+  readonly #files: readonly RootKeyFile[]
+  readonly #put: typeof createFile
+  #kept: readonly RootKeyFile[] = []
+
+  constructor(version: number, files: readonly RootKeyFile[], put: typeof createFile) {
+    this.version = version
+    this.#files = files
+    this.#put = put
+  }
+
+  /** What it is known by and loaded from is on disk when it returns. Can be called again. */
+  keep(): void {
+    for (const file of this.#files.slice(this.#kept.length)) {
+      this.#put(file.path, file.content)
+      this.#kept = [...this.#kept, file]
+    }
+  }
+
+  /** Nobody has it: what keep() put there goes. */
+  discard(): void {
+    for (const { path } of this.#kept) eraseFile(path)
+    this.#kept = []
+  }
+
+  wipe(): void {
+    for (const { content } of this.#files) content.fill(0)
+  }
+}
+
+/** Makes a root key where there is none yet. The caller owes wipe(). Errors: as readRootKey. */
+export async function firstNewRootKey(config: RootKeyConfig, crypto: Crypto): Promise<NewRootKey> {
   if (existsSync(checkFile(config))) {
     ;(await readRootKey(config, crypto)).fill(0)
-    return
+    return new NewRootKey(FIRST_VERSION, [], createFile)
   }
-  const [load] = rootKeyLoaders(config, crypto, FIRST_VERSION)
-  const key = crypto.importKey(await load())
-  replaceFile(checkFile(config), checkText(crypto, key, FIRST_VERSION))
+  const { rootKey, file } = await firstRootKey(config, crypto, FIRST_VERSION)
+  const key = crypto.importKey(rootKey)
+  const check = fileOf(checkFile(config), checkText(crypto, key, FIRST_VERSION))
   crypto.releaseKey(key)
+  return new NewRootKey(FIRST_VERSION, file === undefined ? [check] : [file, check], createFile)
 }
 
 export interface RootKeyState {
@@ -141,7 +205,9 @@ export function rootKeyState(config: RootKeyConfig): RootKeyState {
 
 /** The version that new shares are of: init's, or the next rotation's. */
 export function nextRootVersion(config: RootKeyConfig): number {
-  return existsSync(checkFile(config)) ? readCheck(config).version + 1 : FIRST_VERSION
+  if (!existsSync(checkFile(config))) return FIRST_VERSION
+  // Of two that were announced nobody shall take one for the other: nodes tell which they have by its version.
+  return (readNextCheck(config) ?? readCheck(config)).version + 1
 }
 
 /**
@@ -167,21 +233,20 @@ export function finishRootRotation(config: RootKeyConfig): void {
 }
 
 /**
- * Of a shared catalog: makes the root key that a rotation shall move to, or takes the one that is handed in, and writes
- * what it is known by. Whoever calls it sees to it that no other is announced. Returns its version. Errors: as
- * readRootKey, and CONFIG_INVALID.
+ * Of a shared catalog: makes the root key that a rotation shall move to, or takes the one that is handed in. Whoever
+ * keeps it sees to it that no other is announced, and owes wipe(). Errors: as readRootKey, and CONFIG_INVALID.
  */
-export async function prepareNextRootKey(
+export async function nextNewRootKey(
   config: RootKeyConfig,
   crypto: Crypto,
   nextShareFiles: readonly string[],
-): Promise<number> {
+): Promise<NewRootKey> {
   // A file of the root key may still be called the next one: it must not be overwritten.
   await promoteIfCurrent(config, crypto)
-  const { version, key } = await makeNext(config, crypto, nextShareFiles)
-  replaceFile(nextCheckFile(config), checkText(crypto, key, version))
-  crypto.releaseKey(key)
-  return version
+  const { root, file } = await makeNext(config, crypto, nextShareFiles)
+  const check = fileOf(nextCheckFile(config), checkText(crypto, root.key, root.version))
+  crypto.releaseKey(root.key)
+  return new NewRootKey(root.version, file === undefined ? [check] : [file, check], replaceFile)
 }
 
 /** What root.previous says once the next root key is the root key. */
@@ -192,7 +257,7 @@ export function previousText(crypto: Crypto, current: RootKey, next: RootKey): s
 
 /** A file of the root key is replaced by its successor once that is the root key; any other is left alone. */
 export async function promoteIfCurrent(config: RootKeyConfig, crypto: Crypto): Promise<void> {
-  const [, next] = config.rootKey.source === 'file' ? rootKeyLoaders(config, crypto, 0) : []
+  const [, next] = config.rootKey.source === 'file' ? rootKeyLoaders(config, crypto, 0, []) : []
   if (next === undefined) return
   const rootKey = await next()
   const isCurrent = passes(readCheck(config), crypto, rootKey)
@@ -204,15 +269,14 @@ async function makeNext(
   config: RootKeyConfig,
   crypto: Crypto,
   nextShareFiles: readonly string[],
-): Promise<RootKey> {
-  const check = readCheck(config)
-  const version = check.version + 1
-  const bytes = await nextRootKey(config, crypto, version, nextShareFiles)
-  if (passes(check, crypto, bytes)) {
-    bytes.fill(0)
+): Promise<{ readonly root: RootKey; readonly file: RootKeyFile | undefined }> {
+  const version = nextRootVersion(config)
+  const { rootKey, file } = await nextRootKey(config, crypto, version, nextShareFiles)
+  if (passes(readCheck(config), crypto, rootKey)) {
+    rootKey.fill(0)
     throw new KeyfoldError('CONFIG_INVALID', 'the root key to move to is the one that there is')
   }
-  return { version, key: crypto.importKey(bytes) }
+  return { root: { version, key: crypto.importKey(rootKey) }, file }
 }
 
 async function turn(
@@ -223,7 +287,11 @@ async function turn(
   const { version } = readCheck(config)
   const previous = { version, key: crypto.importKey(await readRootKey(config, crypto)) }
   try {
-    const current = await makeNext(config, crypto, nextShareFiles)
+    const { root: current, file } = await makeNext(config, crypto, nextShareFiles)
+    if (file !== undefined) {
+      replaceFile(file.path, file.content)
+      file.content.fill(0)
+    }
     replaceFile(previousFile(config), previousText(crypto, previous, current))
     replaceFile(checkFile(config), checkText(crypto, current.key, current.version))
     return { current, previous }
@@ -244,6 +312,10 @@ function passes({ version, wrapped }: RootKeyLine, crypto: Crypto, rootKey: Uint
   } finally {
     crypto.releaseKey(key)
   }
+}
+
+function fileOf(path: string, text: string): RootKeyFile {
+  return { path, content: Buffer.from(text) }
 }
 
 function checkText(crypto: Crypto, rootKey: KeyHandle, version: number): string {

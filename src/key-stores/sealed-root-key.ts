@@ -15,30 +15,30 @@ import {
   decodeSealedRootKey,
   encodeSealedRootKey,
   encodeSealedRootKeyAad,
+  type SealedRootKey,
   type SealedRootKeyHeader,
 } from '../format/sealed-root-key.ts'
 import type { KeyMaterial, KeyStore } from './key-store.ts'
 import { openKeyStore, parseKeyStoreSettings } from './open.ts'
-import { replaceFile } from './secret-files.ts'
 import { StoreSettings } from './store-settings.ts'
 
 const NAME = 'root'
 const ID_BYTES = 16
 
-/** Where a sealed root key is, and what says who sealed it. */
+/** Where a sealed root key may be, the likeliest first, and what says who sealed it. */
 export interface SealedRootKeyFiles {
-  readonly sealedFile: string
+  readonly sealedFiles: readonly string[]
   readonly storeFile: string
 }
 
-/** Leaves the root key to the caller. Errors: CONFIG_INVALID, and the store's. */
+/** What root.sealed says of it. Leaves the root key to the caller. Errors: CONFIG_INVALID, and the store's. */
 export async function sealRootKey(
-  { sealedFile, storeFile }: SealedRootKeyFiles,
+  storeFile: string,
   crypto: Crypto,
   rootKey: Uint8Array,
   rootVersion: number,
-): Promise<void> {
-  await withStore(storeFile, crypto, async (store, keyId) => {
+): Promise<string> {
+  return withStore(storeFile, crypto, async (store, keyId) => {
     const id = randomBytes(ID_BYTES)
     const created = await store.createKeyMaterial(id, rootVersion, 'SYMMETRIC_DEFAULT', keyId)
     const suite = store.traits.wrappingSuite
@@ -55,28 +55,27 @@ export async function sealRootKey(
     } finally {
       opened.fill(0)
     }
-    const text = Buffer.from(encodeSealedRootKey({ ...header, sealed })).toString('hex')
-    replaceFile(sealedFile, `${text}\n`)
+    const digits = Buffer.from(encodeSealedRootKey({ ...header, sealed })).toString('hex')
+    return `${digits}\n`
   })
 }
 
-/** The root key, which the caller fills with zeros. Errors: CONFIG_INVALID, ROOT_KEY_INVALID, and the store's. */
+/**
+ * The root key of this version, which the caller fills with zeros: of the first file that is of it. The store is asked
+ * once. Errors: CONFIG_INVALID, ROOT_KEY_INVALID, and the store's.
+ */
 export async function unsealRootKey(
-  { sealedFile, storeFile }: SealedRootKeyFiles,
+  { sealedFiles, storeFile }: SealedRootKeyFiles,
   crypto: Crypto,
+  rootVersion: number,
 ): Promise<Uint8Array> {
-  if (!existsSync(sealedFile)) {
-    throw new KeyfoldError(
-      'CONFIG_INVALID',
-      `there is no sealed root key ${sealedFile}: keyfold init or keyfold root-key seal makes it`,
-    )
-  }
-  const { sealed, ...header } = decodeSealedRootKey(
-    Buffer.from(readFileSync(sealedFile, 'latin1').trim(), 'hex'),
-  )
+  const [sealedFile, { sealed, ...header }] = sealedOf(sealedFiles, rootVersion)
   return withStore(storeFile, crypto, async (store) => {
     if (store.traits.wrappingSuite !== header.suite) {
-      throw new KeyfoldError('CONFIG_INVALID', `${storeFile}: another kind of store sealed it`)
+      throw new KeyfoldError(
+        'CONFIG_INVALID',
+        `${storeFile}: another kind of store sealed ${sealedFile}; name that one`,
+      )
     }
     try {
       return await store.unwrapBytes(materialOf(header), encodeSealedRootKeyAad(header), sealed)
@@ -91,6 +90,29 @@ export async function unsealRootKey(
       throw cause
     }
   })
+}
+
+function sealedOf(files: readonly string[], rootVersion: number): readonly [string, SealedRootKey] {
+  const found = files
+    .filter((file) => existsSync(file))
+    .map((file) => {
+      const digits = readFileSync(file, 'latin1').trim()
+      return [file, decodeSealedRootKey(Buffer.from(digits, 'hex'))] as const
+    })
+  const [first] = found
+  if (first === undefined) {
+    throw new KeyfoldError(
+      'CONFIG_INVALID',
+      `there is no sealed root key ${files[0] ?? ''}: keyfold init or keyfold root-key seal makes it`,
+    )
+  }
+  const ofVersion = found.find(([, header]) => header.rootVersion === rootVersion)
+  if (ofVersion !== undefined) return ofVersion
+  const [file, header] = first
+  throw new KeyfoldError(
+    'ROOT_KEY_INVALID',
+    `${file} is of version ${header.rootVersion} of the root key, and needed is ${rootVersion}`,
+  )
 }
 
 function materialOf({ id, rootVersion, reference }: SealedRootKeyHeader): KeyMaterial {

@@ -3,6 +3,7 @@ import {
   closeSync,
   existsSync,
   fsyncSync,
+  mkdirSync,
   openSync,
   readFileSync,
   renameSync,
@@ -18,10 +19,22 @@ import { KeyfoldError } from '../errors.ts'
 /** What a file is called on its way out: nothing reads it. */
 const GONE = '.gone'
 
-/** On disk when it returns, for its owner's eyes. */
-export function replaceFile(file: string, text: string): void {
+/** On disk when it returns, for its owner's eyes. Throws CONFIG_INVALID where it is there already. */
+export function createFile(file: string, content: Uint8Array): void {
+  mkdirSync(dirname(file), { recursive: true, mode: 0o700 })
+  try {
+    writeFileSync(file, content, { mode: 0o600, flag: 'wx', flush: true })
+  } catch (cause) {
+    if ((cause as NodeJS.ErrnoException).code !== 'EEXIST') throw cause
+    throw new KeyfoldError('CONFIG_INVALID', `${file} appeared meanwhile: run it again`)
+  }
+  syncDirectory(file)
+}
+
+/** As createFile, in place of what is there. */
+export function replaceFile(file: string, content: string | Uint8Array): void {
   const written = `${file}.new`
-  writeFileSync(written, text, { mode: 0o600, flush: true })
+  writeFileSync(written, content, { mode: 0o600, flush: true })
   renameSync(written, file)
   syncDirectory(file)
 }

@@ -6,7 +6,13 @@ import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 
 import type { Catalog } from '../catalog/catalog.ts'
-import { NEXT, readRootFiles, ROOT_FILES, ROOT_PREVIOUS } from '../catalog/root-files.ts'
+import {
+  NEXT,
+  readRootFiles,
+  ROOT_CHECK,
+  ROOT_FILES,
+  ROOT_PREVIOUS,
+} from '../catalog/root-files.ts'
 import { KeyfoldError } from '../errors.ts'
 import { eraseFile, replaceFile } from '../key-stores/secret-files.ts'
 
@@ -21,15 +27,25 @@ export async function pullRootFiles(
   const { contents, wasThere } = await readRootFiles(db)
   mkdirSync(dataDirectory, { recursive: true, mode: 0o700 })
   // All of them before anything is changed.
-  for (const name of ROOT_FILES) {
-    const [file, content] = [join(dataDirectory, name), contents.get(name)]
-    if (content === undefined || !existsSync(file)) continue
-    const copy = readFileSync(file, 'utf8')
-    if (copy !== content && !wasThere(copy)) {
-      throw new KeyfoldError('CONFIG_INVALID', `${file} belongs to another catalog`)
-    }
+  const copies = localRootFiles(dataDirectory)
+  let isOfThis = false
+  for (const [name, copied] of copies) {
+    const content = contents.get(name)
+    const isKnown = copied === content || wasThere(copied)
+    // ROOT_CHECK is the first of them, and says of which catalog the others are.
+    if (name === ROOT_CHECK) isOfThis = isKnown
+    if (content === undefined || isKnown) continue
+    const what = isOfThis
+      ? 'is of this machine only, and the catalog has another: move it away'
+      : 'belongs to another catalog'
+    throw new KeyfoldError('CONFIG_INVALID', `${join(dataDirectory, name)} ${what}`)
   }
-  for (const name of ROOT_FILES) copy(dataDirectory, name, contents.get(name))
+  for (const name of ROOT_FILES) {
+    const [copied, content] = [copies.get(name), contents.get(name)]
+    const isGone = content === undefined && copied !== undefined && wasThere(copied)
+    if (isGone) eraseFile(join(dataDirectory, name))
+    else copy(dataDirectory, name, content)
+  }
   for (const name of OF_ROTATION) {
     const content = contents.get(name)
     // Of a catalog that was not initialised there is nothing that could be right.

@@ -31,9 +31,11 @@ import type { RootKeyConfig } from '../key-stores/root-key-sources.ts'
 import {
   closeRootKeys,
   openRootKeys,
-  prepareNextRootKey,
+  nextNewRootKey,
   previousText,
   promoteIfCurrent,
+  readRootKey,
+  type NewRootKey,
   type OpenRootKeys,
 } from '../key-stores/root-key.ts'
 import type { RootKeys } from '../key-stores/sealing-keys.ts'
@@ -63,33 +65,56 @@ export async function prepareSharedRotation(
   const nextCheck = localRootFiles(config.dataDirectory, NEXT).get(ROOT_CHECK + NEXT)
   // Only then: what is handed in for the next one can be taken once.
   if (nextCheck !== undefined && !again) {
-    const next = await withRootKeys(config, crypto, async (roots) => roots.next)
-    if (next === undefined) throw nextIsElsewhere()
-    return next.version
+    return withRootKeys({ config, crypto, nextShareFiles }, async ({ next, nextFailure }) => {
+      if (next === undefined) throw nextIsElsewhere(nextFailure)
+      return next.version
+    })
   }
-  // In a transaction, so that of two none overwrites the next root key of the other.
-  return catalog.change(async (transaction) => {
+  // The nodes have to open both with these settings.
+  ;(await readRootKey(config, crypto)).fill(0)
+  const check = localRootFiles(config.dataDirectory).get(ROOT_CHECK)
+  const next = await nextNewRootKey(config, crypto, nextShareFiles)
+  try {
+    await announce(catalog, config, next, { check, nextCheck })
+    return next.version
+  } finally {
+    next.wipe()
+  }
+}
+
+/** In a transaction, so that of two none overwrites the next root key of the other. */
+async function announce(
+  catalog: Catalog,
+  config: RootKeyConfig,
+  next: NewRootKey,
+  made: { readonly check: string | undefined; readonly nextCheck: string | undefined },
+): Promise<void> {
+  await catalog.change(async (transaction) => {
     if ((await readRootFile(transaction, ROOT_PREVIOUS)) !== undefined) {
       throw new KeyfoldError('CONFIG_INVALID', 'a rotation is under way: keyfold root-key rotate')
     }
-    const announced = await readRootFile(transaction, ROOT_CHECK + NEXT)
-    if (announced !== nextCheck) {
+    const isAsBefore =
+      (await readRootFile(transaction, ROOT_CHECK)) === made.check &&
+      (await readRootFile(transaction, ROOT_CHECK + NEXT)) === made.nextCheck
+    if (!isAsBefore) {
       throw new KeyfoldError('CONFIG_INVALID', 'another preparation came first')
     }
-    const version = await prepareNextRootKey(config, crypto, nextShareFiles)
+    next.keep()
     const contents = localRootFiles(config.dataDirectory, NEXT)
     for (const name of ROOT_FILES) {
       await putRootFile(transaction, name + NEXT, contents.get(name + NEXT))
     }
-    return version
   })
 }
 
 /** Returns the new version. Errors: as of prepareSharedRotation; what is sealed and does not open keeps both root keys. */
-export async function rotateSharedRoot(rotation: SharedRotation): Promise<number> {
+export async function rotateSharedRoot(
+  rotation: SharedRotation,
+  nextShareFiles: readonly string[],
+): Promise<number> {
   const { catalog, config, crypto, log } = rotation
   await pullRootFiles(catalog, config.dataDirectory)
-  return withRootKeys(config, crypto, async (opened) => {
+  return withRootKeys({ config, crypto, nextShareFiles }, async (opened) => {
     const roots = opened.previous === undefined ? await turn(rotation, opened) : opened
     await pullRootFiles(catalog, config.dataDirectory)
     await promoteIfCurrent(config, crypto)
@@ -111,12 +136,12 @@ export async function rotateSharedRoot(rotation: SharedRotation): Promise<number
 
 async function turn(
   { catalog, crypto }: SharedRotation,
-  { current, next, check, nextCheck }: OpenRootKeys,
+  { current, next, nextFailure, check, nextCheck }: OpenRootKeys,
 ): Promise<RootKeys> {
   if (nextCheck === undefined) {
     throw new KeyfoldError('CONFIG_INVALID', 'first keyfold root-key prepare, for every node')
   }
-  if (next === undefined) throw nextIsElsewhere()
+  if (next === undefined) throw nextIsElsewhere(nextFailure)
   // Nodes that are gone are no nodes behind this, and those that live follow.
   await confirmed(catalog)
   const previous = previousText(crypto, current, next)
@@ -158,11 +183,14 @@ async function complete(catalog: Catalog, version: number): Promise<boolean> {
 }
 
 async function withRootKeys<T>(
-  config: RootKeyConfig,
-  crypto: Crypto,
+  {
+    config,
+    crypto,
+    nextShareFiles,
+  }: Pick<SharedRotation, 'config' | 'crypto'> & { readonly nextShareFiles: readonly string[] },
   use: (roots: OpenRootKeys) => Promise<T>,
 ): Promise<T> {
-  const roots = await openRootKeys(config, crypto)
+  const roots = await openRootKeys(config, crypto, nextShareFiles)
   try {
     return await use(roots)
   } finally {
@@ -170,9 +198,16 @@ async function withRootKeys<T>(
   }
 }
 
-function nextIsElsewhere(): KeyfoldError {
+/** A store that is away, or refuses, says so itself: what it sealed is nobody's to hand in. */
+function nextIsElsewhere(failure: unknown): unknown {
+  const isOfSource =
+    failure instanceof KeyfoldError &&
+    (failure.code === 'CONFIG_INVALID' || failure.code === 'ROOT_KEY_INVALID')
+  if (!isOfSource) return failure
   return new KeyfoldError(
     'CONFIG_INVALID',
-    'another root key is announced than the one at hand: hand that one in, or prepare another with --again',
+    `another root key is announced than the one at hand (${failure.detail ?? ''}): ` +
+      'hand that one in, or prepare another with --again',
+    failure,
   )
 }

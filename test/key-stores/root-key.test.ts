@@ -6,8 +6,9 @@ import { join } from 'node:path'
 import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest'
 
 import { loadConfig, type Config, type SettingTexts } from '../../dist/config.js'
+import type { Crypto } from '../../dist/crypto/crypto.js'
 import { KeyfoldError } from '../../dist/errors.js'
-import { createRootKey, readRootKey } from '../../dist/key-stores/root-key.js'
+import { firstNewRootKey, readRootKey } from '../../dist/key-stores/root-key.js'
 import { implementations } from '../crypto/implementations.ts'
 
 let directory: string
@@ -23,6 +24,9 @@ afterEach(() => {
 const configOf = (flags: SettingTexts = {}): Config =>
   loadConfig({ flags: { data: directory, ...flags } })
 const fileOf = (name: string): string => join(directory, name)
+
+const createRootKey = async (config: Config, crypto: Crypto): Promise<void> =>
+  (await firstNewRootKey(config, crypto)).keep()
 
 async function codeOf(run: () => Promise<unknown>): Promise<string> {
   try {

@@ -18,6 +18,7 @@ import { initDataDirectory } from '../../dist/init.js'
 import { prepareRootRotation, rootKeyStatus, rotateRootKey } from '../../dist/root-key.js'
 import { ask, type AwsReply } from '../aws.ts'
 import { describeWithPostgres } from '../catalog/postgres.ts'
+import { rootVersionsIn } from './root-versions.ts'
 
 const log = { log: (): void => undefined }
 
@@ -101,19 +102,8 @@ describeWithPostgres('a rotation of the root key of a shared catalog', (postgres
     return sealed
   }
 
-  /** The root versions of whatever is sealed: bytes 2 to 5 of each (src/format). */
-  async function versionsIn(catalog: string): Promise<readonly number[]> {
-    const rows = await postgres.query(
-      catalog,
-      `select distinct get_byte(it, 2) * 16777216 + get_byte(it, 3) * 65536 + get_byte(it, 4) * 256
-           + get_byte(it, 5) as version
-         from (select stored as it from "keyMaterials" where stored is not null
-           union all select "sealedSecret" from "accessKeys" where length("sealedSecret") > 0
-           union all select "sealedPrivateKey" from "importParameters") as sealed
-         order by 1`,
-    )
-    return rows.map(({ version }) => version as number)
-  }
+  const versionsIn = (catalog: string): Promise<readonly number[]> =>
+    rootVersionsIn(postgres, catalog)
 
   async function initialised(): Promise<{ readonly catalog: string; readonly admin: Config }> {
     const catalog = await postgres.createDatabase()
@@ -180,15 +170,21 @@ describeWithPostgres('a rotation of the root key of a shared catalog', (postgres
     await close(last)
   })
 
-  test('stops a node that has another root key than the one in use, which says so', async () => {
+  test('waits for nodes that have another root key than the one that it moves to, and stops them', async () => {
     const { catalog, admin } = await initialised()
     await prepareRootRotation(admin, log)
     const logged: string[] = []
     const node = await start(configOf(catalog, bothIn(admin)), logged)
     const sealed = await fill(node)
     const [keyId = ''] = sealed.keys()
-    expect(await prepareRootRotation(admin, { ...log, again: true })).toBe(2)
-    expect(await rotateRootKey(admin, log)).toBe(2)
+    // Of two that are announced no node can take one for the other.
+    expect(await prepareRootRotation(admin, { ...log, again: true })).toBe(3)
+    await expect(rotateRootKey(admin, log)).rejects.toThrow('version 3 of the root key: 1;')
+    expect(await versionsIn(catalog)).toEqual([1])
+    await expectOpens(node, sealed)
+    // As of a node that was not there when they were counted.
+    await postgres.query(catalog, 'update nodes set "rootVersion" = 3')
+    expect(await rotateRootKey(admin, log)).toBe(3)
     const encrypting = ask(node, 'Encrypt', { KeyId: keyId, Plaintext: 'AAAA' })
     expect((await encrypting).refused).toBe('DependencyTimeoutException')
     expect(logged.join()).toContain('it was rotated, and this node was started without')
@@ -239,15 +235,19 @@ describeWithPostgres('a rotation of the root key of a shared catalog', (postgres
     await initDataDirectory(admin, log)
     given(old)
     await expect(prepareRootRotation(admin, log)).rejects.toThrow(`${variable}_NEXT`)
-    for (const again of [false, true, false]) {
+    for (const [again, version] of [
+      [false, 2],
+      [true, 3],
+      [false, 3],
+    ] as const) {
       given(old, next)
-      expect(await prepareRootRotation(admin, { ...log, again })).toBe(2)
+      expect(await prepareRootRotation(admin, { ...log, again })).toBe(version)
     }
     given(old, next)
     const node = await start(configIn('node'))
     const sealed = await fill(node)
     given(old, next)
-    expect(await rotateRootKey(admin, log)).toBe(2)
+    expect(await rotateRootKey(admin, log)).toBe(3)
     await expectOpens(node, sealed)
     sealed.set(...(await sealedBy(node)))
     await close(node)

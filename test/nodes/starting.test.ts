@@ -7,7 +7,7 @@ import { afterAll, beforeAll, expect, test } from 'vitest'
 import { loadConfig } from '../../dist/config.js'
 import { chooseCrypto } from '../../dist/crypto/choose.js'
 import { initDataDirectory } from '../../dist/init.js'
-import { createRootKey } from '../../dist/key-stores/root-key.js'
+import { firstNewRootKey } from '../../dist/key-stores/root-key.js'
 import { describeWithPostgres } from '../catalog/postgres.ts'
 import { jsonOf, keyfold, serve, type Server } from '../cli/command.ts'
 import { callersWith } from './callers.ts'
@@ -69,7 +69,7 @@ describeWithPostgres('on an empty catalog', (postgres) => {
     const config = loadConfig({ flags: { data, catalog } })
     mkdirSync(data)
     const crypto = chooseCrypto('auto', { memoryLock: 'warn', log: () => undefined })
-    await createRootKey(config, crypto)
+    ;(await firstNewRootKey(config, crypto)).keep()
     const rootKey = readFileSync(join(data, 'root.key'), 'utf8')
     await initDataDirectory(config, log)
     expect(readFileSync(join(data, 'root.key'), 'utf8')).toBe(rootKey)
