@@ -129,15 +129,17 @@ export class Postgres {
     return `postgres://keyfold@${address}${new URL(url).pathname}`
   }
 
+  /** Which whoever asked for it ends. */
+  async session(url: string): Promise<pg.Client> {
+    const database = new URL(url).pathname.slice(1)
+    const client = new pg.Client({ host: this.#directory, user: 'keyfold', database })
+    await client.connect()
+    return client
+  }
+
   /** As anybody else would ask it, past all of keyfold. */
   async query(url: string, sql: string): Promise<readonly Record<string, unknown>[]> {
-    const { pathname } = new URL(url)
-    const client = new pg.Client({
-      host: this.#directory,
-      user: 'keyfold',
-      database: pathname.slice(1),
-    })
-    await client.connect()
+    const client = await this.session(url)
     try {
       const { rows } = await client.query<Record<string, unknown>>(sql)
       return rows

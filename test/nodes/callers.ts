@@ -7,6 +7,8 @@ export interface Answer {
   readonly code?: string
   readonly keyId: string
   readonly ciphertexts?: readonly string[]
+  readonly plaintexts?: readonly (string | null)[]
+  readonly errors?: readonly (readonly [number, string])[]
 }
 
 export type Callers = ReturnType<typeof callersWith>
