@@ -22,7 +22,7 @@ export function addRootKey(program: Command): void {
 Examples:
   keyfold root-key seal --data /var/lib/keyfold          reads root-store.json there, writes root.sealed
   keyfold serve --data /var/lib/keyfold --root-key-source sealed
-  keyfold root-key seal --catalog postgres://…           once, for every node
+  keyfold root-key seal --catalog postgres://…           once: the other nodes fetch what it sealed
   keyfold root-key shares --new --threshold 3 --shares 5
   keyfold init --root-key-source shares --root-key-share-files a,b,c
   keyfold root-key rotate --data /var/lib/keyfold        with the server stopped
