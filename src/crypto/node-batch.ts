@@ -31,7 +31,7 @@ import {
   type Suite,
 } from './crypto.ts'
 import { assertMessageLength, ElementCursor, elementBytes, planElements } from './elements.ts'
-import type { MessageKey } from './node-crypto.ts'
+import type { MessageKey } from './node-message-key.ts'
 import { commitXaes, deriveXaes, openXaes, sealGcm } from './xaes.ts'
 
 const GCM_NONCE_OFFSET = 12

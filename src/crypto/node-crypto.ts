@@ -14,7 +14,7 @@ import {
 import { uptime } from 'node:os'
 
 import { KeyfoldError } from '../errors.ts'
-import { BATCH_NONCE_BYTES, NONCE_BYTES, type MessageSuite } from '../format/message.ts'
+import { BATCH_NONCE_BYTES, NONCE_BYTES } from '../format/message.ts'
 import { BATCH_PARTS_MAX, KEY_TABLE_SLOTS, TICKETS_MAX } from '../limits.ts'
 import type {
   Crypto,
@@ -35,6 +35,7 @@ import type {
 } from './crypto.ts'
 import { planElements } from './elements.ts'
 import { openMessages, replaceEntries, scanEntries, sealMessages } from './node-batch.ts'
+import { deriveMessageKey, type MessageKey } from './node-message-key.ts'
 import {
   finishTicket,
   openPackedMessages,
@@ -50,21 +51,9 @@ import {
   openXaes,
   sealGcm,
   sealXaes,
-  type XaesKey,
 } from './xaes.ts'
 
 const KEY_BYTES = 32
-const LABEL_KEY = Buffer.from('keyfold/messages/v1/key')
-const LABEL_COMMITMENT = Buffer.from('keyfold/messages/v1/commitment')
-
-/** A message key with what is derived from it. */
-export interface MessageKey {
-  readonly raw: KeyObject
-  readonly suite: MessageSuite
-  readonly seals: boolean
-  readonly commitment: Buffer
-  readonly sealing: XaesKey
-}
 
 export function createNodeCrypto(): Crypto {
   return new NodeCrypto()
@@ -346,16 +335,6 @@ function assertParts(messages: number, firsts: readonly number[]): void {
 function found<T>(value: T | undefined): T {
   if (value === undefined) throw new KeyfoldError('KEY_HANDLE_STALE')
   return value
-}
-
-function deriveMessageKey(raw: KeyObject, suite: Suite, seals: boolean): MessageKey {
-  const prk = extractHkdf(raw, new Uint8Array(0))
-  const sealing = expandHkdf(prk, [LABEL_KEY, Buffer.of(suite)], KEY_BYTES)
-  const commitment = expandHkdf(prk, [LABEL_COMMITMENT], KEY_BYTES)
-  prk.fill(0)
-  const key = createSecretKey(sealing)
-  sealing.fill(0)
-  return { raw, suite, seals, commitment, sealing: createXaesKey(key) }
 }
 
 let batchesDrawn = 0n

@@ -13,7 +13,7 @@ import { decodePackedHeader, PACKED_VERSION } from '../format/packed-batch.ts'
 import type { PackedOpenRequest, PackedSealRequest } from './crypto.ts'
 import { ElementCursor } from './elements.ts'
 import { messageAad, sealMessage, writeElement } from './node-batch.ts'
-import type { MessageKey } from './node-crypto.ts'
+import type { MessageKey } from './node-message-key.ts'
 import { deriveXaes, openXaes, sealGcm } from './xaes.ts'
 
 const LABEL = Buffer.from('keyfold/packed/v1')
