@@ -24,7 +24,7 @@ import {
 import { KeyfoldError } from '../errors.ts'
 import { CURVES, privateScalar, scalarBytes, type Curve } from './curves.ts'
 import type { EccKeySpec } from './key-spec.ts'
-import type { Hash } from './signature.ts'
+import type { Hash } from './signing-scheme.ts'
 
 /** Throws REQUEST_MALFORMED for a digest of zero, which anybody can sign who has the public key. */
 export function assertNotZero(spec: EccKeySpec, digest: Uint8Array): void {

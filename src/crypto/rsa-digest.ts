@@ -12,12 +12,7 @@ import {
   type KeyObject,
 } from 'node:crypto'
 
-import type { Hash } from './signature.ts'
-
-interface RsaScheme {
-  readonly name: string
-  readonly hash: Hash
-}
+import type { Hash, SigningScheme } from './signing-scheme.ts'
 
 /** DER of DigestInfo up to the digest itself (RFC 8017 §9.2, note 1). */
 const DIGEST_INFO: Readonly<Record<Hash, Uint8Array>> = {
@@ -29,7 +24,7 @@ const PSS_TRAILER = 0xbc
 
 export function signRsaDigest(
   privateKey: KeyObject,
-  { name, hash }: RsaScheme,
+  { name, hash }: SigningScheme,
   digest: Uint8Array,
 ): Uint8Array {
   const modulusBytes = modulusBytesOf(privateKey)
@@ -42,7 +37,7 @@ export function signRsaDigest(
 
 export function verifyRsaDigest(
   publicKey: KeyObject,
-  { name, hash }: RsaScheme,
+  { name, hash }: SigningScheme,
   digest: Uint8Array,
   signature: Uint8Array,
 ): boolean {

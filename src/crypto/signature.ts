@@ -28,8 +28,7 @@ import {
   type SigningAlgorithm,
 } from './key-spec.ts'
 import { signRsaDigest, verifyRsaDigest } from './rsa-digest.ts'
-
-export type Hash = 'sha256' | 'sha384' | 'sha512'
+import { DIGEST_BYTES, SIGNING_SCHEMES, type Hash, type SigningScheme } from './signing-scheme.ts'
 
 export interface Signable {
   readonly algorithm: SigningAlgorithm
@@ -37,26 +36,6 @@ export interface Signable {
   readonly messageType: 'RAW' | 'DIGEST'
   readonly message: Uint8Array
 }
-
-interface Scheme {
-  readonly name: 'pkcs1' | 'pss' | 'ecdsa' | 'eddsa'
-  readonly hash: Hash
-}
-
-const SCHEMES: Readonly<Record<SigningAlgorithm, Scheme>> = {
-  RSASSA_PKCS1_V1_5_SHA_256: { name: 'pkcs1', hash: 'sha256' },
-  RSASSA_PKCS1_V1_5_SHA_384: { name: 'pkcs1', hash: 'sha384' },
-  RSASSA_PKCS1_V1_5_SHA_512: { name: 'pkcs1', hash: 'sha512' },
-  RSASSA_PSS_SHA_256: { name: 'pss', hash: 'sha256' },
-  RSASSA_PSS_SHA_384: { name: 'pss', hash: 'sha384' },
-  RSASSA_PSS_SHA_512: { name: 'pss', hash: 'sha512' },
-  ECDSA_SHA_256: { name: 'ecdsa', hash: 'sha256' },
-  ECDSA_SHA_384: { name: 'ecdsa', hash: 'sha384' },
-  ECDSA_SHA_512: { name: 'ecdsa', hash: 'sha512' },
-  ED25519_SHA_512: { name: 'eddsa', hash: 'sha512' },
-}
-
-const DIGEST_BYTES: Readonly<Record<Hash, number>> = { sha256: 32, sha384: 48, sha512: 64 }
 
 const signMessage = promisify(signNode)
 const verifyMessage = promisify(verifyNode)
@@ -107,7 +86,7 @@ export function checkSignable(spec: KeySpec, signable: Signable): void {
 export function digestToSign(
   spec: KeySpec,
   signable: Signable,
-): { readonly scheme: Scheme; readonly digest: Uint8Array } {
+): { readonly scheme: SigningScheme; readonly digest: Uint8Array } {
   const scheme = schemeOf(spec, signable)
   const { messageType, message } = signable
   const digest =
@@ -116,9 +95,9 @@ export function digestToSign(
   return { scheme, digest }
 }
 
-function schemeOf(spec: KeySpec, { algorithm, messageType, message }: Signable): Scheme {
+function schemeOf(spec: KeySpec, { algorithm, messageType, message }: Signable): SigningScheme {
   assertAlgorithm(spec, algorithm)
-  const scheme = SCHEMES[algorithm]
+  const scheme = SIGNING_SCHEMES[algorithm]
   if (messageType === 'RAW') {
     if (message.length < 1 || message.length > CALLER_PLAINTEXT_BYTES_MAX) {
       throw malformed(`message: 1 to ${CALLER_PLAINTEXT_BYTES_MAX} bytes; sign its digest instead`)
@@ -132,11 +111,11 @@ function schemeOf(spec: KeySpec, { algorithm, messageType, message }: Signable):
 }
 
 /** Ed25519 hashes by itself. */
-function digestNameOf({ name, hash }: Scheme): Hash | undefined {
+function digestNameOf({ name, hash }: SigningScheme): Hash | undefined {
   return name === 'eddsa' ? undefined : hash
 }
 
-function keyInput({ name }: Scheme, key: KeyObject): SignKeyObjectInput {
+function keyInput({ name }: SigningScheme, key: KeyObject): SignKeyObjectInput {
   switch (name) {
     case 'pkcs1':
       return { key, padding: constants.RSA_PKCS1_PADDING }

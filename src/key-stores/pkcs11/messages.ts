@@ -4,7 +4,7 @@
  *
  *     region = aad ‖ input ‖ room for the output
  */
-import type { Hash } from '../../crypto/signature.ts'
+import type { Hash } from '../../crypto/signing-scheme.ts'
 import type { KeySpec, MacAlgorithm } from '../../crypto/key-spec.ts'
 import type { ErrorCode } from '../../errors.ts'
 import type { IvMode } from '../../format/token-reference.ts'
