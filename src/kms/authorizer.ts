@@ -20,14 +20,8 @@ import type {
   Principal,
   RequestAttributes,
 } from './kms-key.ts'
-import {
-  callerOf,
-  prepare,
-  reachesEveryKey,
-  type DecidedBy,
-  type Decision,
-  type Prepared,
-} from './policy/decide.ts'
+import { callerOf, prepare, reachesEveryKey, type Prepared } from './policy/decide.ts'
+import type { DecidedBy, Decision } from './policy/decision.ts'
 import { compileKeyPolicy, type Policy } from './policy/document.ts'
 import { aliasArn, type Location } from './reference.ts'
 

@@ -5,7 +5,7 @@
 import type { KeySpec, KeyUsage } from '../crypto/key-spec.ts'
 import { KeyfoldError } from '../errors.ts'
 import type { KeyMaterial } from '../key-stores/key-store.ts'
-import type { RequestParameter } from './policy/condition-keys.ts'
+import type { RequestParameter } from './policy/request-parameters.ts'
 
 /** AWS KMS's key states; Creating and Updating pass within one transaction here and are never seen. */
 export type KeyState =

@@ -5,6 +5,7 @@
  */
 import type { Action, Grant, KmsKey, RequestAttributes } from '../kms-key.ts'
 import type { Location } from '../reference.ts'
+import { REQUEST_PARAMETERS, type RequestParameter } from './request-parameters.ts'
 
 /** What is asked about. Nothing here changes while the key's record stays the same. */
 export interface Question {
@@ -35,34 +36,6 @@ export interface ConditionKey {
   /** None where the request has no such key. */
   read(question: Question, attributes: RequestAttributes, nowMs: number): readonly string[]
 }
-
-/** Parameters of operations that condition keys are named after. */
-export const REQUEST_PARAMETERS = [
-  'kms:BypassPolicyLockoutSafetyCheck',
-  'kms:DataKeyPairSpec',
-  'kms:EncryptionAlgorithm',
-  'kms:ExpirationModel',
-  'kms:KeyAgreementAlgorithm',
-  'kms:MacAlgorithm',
-  'kms:MessageType',
-  'kms:PrimaryRegion',
-  'kms:ReEncryptOnSameKey',
-  'kms:ReplicaRegion',
-  'kms:RotationPeriodInDays',
-  'kms:ScheduleKeyDeletionPendingWindowInDays',
-  'kms:SigningAlgorithm',
-  'kms:ValidTo',
-  'kms:WrappingAlgorithm',
-  'kms:WrappingKeySpec',
-  // Of CreateKey only: where there is a key, they are its own.
-  'kms:KeyOrigin',
-  'kms:KeySpec',
-  'kms:KeyUsage',
-  'kms:MultiRegion',
-  'kms:MultiRegionKeyType',
-] as const
-
-export type RequestParameter = (typeof REQUEST_PARAMETERS)[number]
 
 /** Operations that take an encryption context under a symmetric key. */
 export const CONTEXT_ACTIONS: ReadonlySet<string> = new Set([

@@ -18,23 +18,10 @@ import type { Grant, KmsKey, Principal, RequestAttributes } from '../kms-key.ts'
 import type { Condition } from './conditions.ts'
 import { accountOf, CONTEXT_ACTIONS, CRYPTOGRAPHIC_ACTIONS } from './condition-keys.ts'
 import type { Caller, Question } from './condition-keys.ts'
+import type { DecidedBy, Decision } from './decision.ts'
 import type { Policy, Statement } from './document.ts'
 import { coversNewGrant, fitsContext, mayRetire } from './grants.ts'
 import { compilePattern } from './pattern.ts'
-
-/** What decided. */
-export type DecidedBy =
-  | { readonly kind: 'key-policy'; readonly statement: string }
-  | { readonly kind: 'identity-policy'; readonly policy: string; readonly statement: string }
-  | { readonly kind: 'grant'; readonly grantId: string | undefined }
-  | { readonly kind: 'token' | 'root' | 'nothing' }
-
-export interface Decision {
-  readonly allowed: boolean
-  readonly by: DecidedBy
-  /** For people. */
-  readonly reason: string
-}
 
 export interface NamedPolicy {
   readonly name: string

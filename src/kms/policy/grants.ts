@@ -4,7 +4,7 @@
  */
 import type { Grant } from '../kms-key.ts'
 import type { Caller } from './condition-keys.ts'
-import type { DecidedBy } from './decide.ts'
+import type { DecidedBy } from './decision.ts'
 
 type Pairs = ReadonlyMap<string, string>
 type NewGrant = Pick<Grant, 'granteePrincipal' | 'retiringPrincipal' | 'operations' | 'constraints'>

@@ -7,7 +7,8 @@ import type {
   Principal,
   RequestAttributes,
 } from '../../../dist/kms/kms-key.js'
-import type { Decision, NamedPolicy } from '../../../dist/kms/policy/decide.js'
+import type { NamedPolicy } from '../../../dist/kms/policy/decide.js'
+import type { Decision } from '../../../dist/kms/policy/decision.js'
 import { compileIdentityPolicy } from '../../../dist/kms/policy/document.js'
 
 export const ACCOUNT = '111122223333'
