@@ -8,15 +8,6 @@ import type { CanonicalContext } from '../data-keys/lease.ts'
 import type { KmsKey, Principal, RequestOrigin } from '../kms/kms-key.ts'
 import type { MessageErrorCode } from '../errors.ts'
 import type { Slot } from '../pool/slot.ts'
-import type {
-  MacRequest,
-  OaepRequest,
-  SharedSecretRequest,
-  SignRequest,
-  VerifyMacRequest,
-  VerifyRequest,
-} from './asymmetric.ts'
-import type { XksDecryptRequest, XksEncrypted, XksEncryptRequest } from './xks.ts'
 
 export type Form = 'inline' | 'packed' | 'detached'
 
@@ -203,50 +194,8 @@ export interface CallerDataKey {
   readonly plaintext: Uint8Array | undefined
 }
 
-/**
- * The product. Where every key is in memory and the work is short, an operation answers at once; otherwise it
- * answers with a promise, having called body.keep() before its first await.
- */
-export interface Envelope {
-  encrypt(request: EncryptRequest): BatchResult | Promise<BatchResult>
-  decrypt(request: DecryptRequest): BatchResult | Promise<BatchResult>
-  reEncrypt(request: ReEncryptRequest): Promise<BatchResult>
-  dataKeys(request: DataKeysRequest): Promise<{
-    readonly keyId: string
-    readonly dataKeys: readonly CallerDataKey[]
-    readonly uses: readonly MaterialUse[]
-  }>
-  /** Message keys in plaintext, for in-process mode alone. */
-  newMessageKeys(request: NewMessageKeysRequest): Promise<ReleasedMessageKeys>
-  openMessageKeys(request: OpenMessageKeysRequest): Promise<ReleasedMessageKeys>
-  dataKey(request: DataKeyRequest): Promise<CallerDataKey>
-  dataKeyPair(request: DataKeyPairRequest): Promise<CallerDataKeyPair>
-  /** A wrapped key of usage 02, or an inline message where the store bounds how many keys it wraps. */
-  encryptBytes(request: EncryptBytesRequest): Promise<Uint8Array>
-  /** Opens what encryptBytes made, and inline messages. Throws DECRYPT_FAILED. */
-  decryptBytes(request: DecryptBytesRequest): Promise<Uint8Array>
-
-  // As an external key store proxy.
-
-  encryptXks(request: XksEncryptRequest): Promise<XksEncrypted>
-  /** Throws DECRYPT_FAILED. */
-  decryptXks(request: XksDecryptRequest): Promise<{
-    readonly plaintext: Uint8Array
-    readonly materialVersion: number
-  }>
-
-  // Under key pairs and HMAC keys.
-
-  sign(request: SignRequest): Promise<Uint8Array>
-  /** Throws SIGNATURE_INVALID. */
-  verify(request: VerifyRequest): Promise<void>
-  encryptWithPublicKey(request: OaepRequest): Uint8Array
-  /** SPKI DER of the current material. Throws OPERATION_UNSUPPORTED, ROOT_KEY_INVALID. */
-  publicKey(kmsKey: KmsKey): Uint8Array
-  /** Throws DECRYPT_FAILED. */
-  decryptWithPrivateKey(request: OaepRequest): Promise<Uint8Array>
-  deriveSharedSecret(request: SharedSecretRequest): Promise<Uint8Array>
-  generateMac(request: MacRequest): Promise<Uint8Array>
-  /** Throws MAC_INVALID. */
-  verifyMac(request: VerifyMacRequest): Promise<void>
+export interface CallerDataKeys {
+  readonly keyId: string
+  readonly dataKeys: readonly CallerDataKey[]
+  readonly uses: readonly MaterialUse[]
 }

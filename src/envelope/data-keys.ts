@@ -10,10 +10,10 @@ import { BatchAttributes } from './attributes.ts'
 import type {
   CallerDataKey,
   CallerDataKeyPair,
+  CallerDataKeys,
   DataKeyPairRequest,
   DataKeyRequest,
   DataKeysRequest,
-  Envelope,
 } from './batch.ts'
 import { wrapBytes, wrapForCaller } from './caller-bytes.ts'
 import { authorizedKey, currentMaterial, type EnvelopeParts } from './parts.ts'
@@ -24,7 +24,7 @@ const AES_256_BYTES = 32
 export async function generateDataKeys(
   parts: EnvelopeParts,
   request: DataKeysRequest,
-): ReturnType<Envelope['dataKeys']> {
+): Promise<CallerDataKeys> {
   const { principal, key, context, origin, plaintext } = request
   const action = plaintext ? 'kms:GenerateDataKey' : 'kms:GenerateDataKeyWithoutPlaintext'
   const attributes = new BatchAttributes(context, key, origin)

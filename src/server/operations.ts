@@ -5,7 +5,8 @@
  */
 import type { Crypto } from '../crypto/crypto.ts'
 import type { CanonicalContext } from '../data-keys/lease.ts'
-import type { BatchResult, Envelope } from '../envelope/batch.ts'
+import type { BatchResult } from '../envelope/batch.ts'
+import type { Envelope } from '../envelope/envelope.ts'
 import { countUses } from '../envelope/uses.ts'
 import { KeyfoldError } from '../errors.ts'
 import { MsgpackWriter } from '../format/msgpack.ts'
