@@ -7,6 +7,7 @@ import type { Crypto } from '../crypto/crypto.ts'
 import type { CanonicalContext } from '../data-keys/lease.ts'
 import type { BatchResult } from '../envelope/batch.ts'
 import type { Envelope } from '../envelope/envelope.ts'
+import type { MaybePromise } from '../envelope/parts.ts'
 import { countUses } from '../envelope/uses.ts'
 import { KeyfoldError } from '../errors.ts'
 import { MsgpackWriter } from '../format/msgpack.ts'
@@ -38,8 +39,6 @@ import {
 import type { Body } from './exchange.ts'
 import { Heads } from './heads.ts'
 import { OPERATION_NAMES, recorded, RequestRecord } from './records.ts'
-
-export type MaybePromise<T> = T | Promise<T>
 
 interface OperationRequest {
   readonly principal: Principal

@@ -6,6 +6,7 @@
 import type { AuditEvent, AuditLog } from '../audit/audit-log.ts'
 import type { BatchResult, MaterialUse } from '../envelope/batch.ts'
 import { nameOfKey } from '../envelope/key-entries.ts'
+import type { MaybePromise } from '../envelope/parts.ts'
 import { KeyfoldError } from '../errors.ts'
 import { decodePackedHeader } from '../format/packed-batch.ts'
 import type { OperationName } from '../format/requests.ts'
@@ -13,7 +14,6 @@ import type { Value } from '../format/msgpack.ts'
 import { deniedBy } from '../kms/authorizer.ts'
 import type { Principal, KmsKeyRegistry } from '../kms/kms-key.ts'
 import { AUDIT_PARAMETER_CHARACTERS_MAX, AUDIT_PARAMETERS_MAX } from '../limits.ts'
-import type { MaybePromise } from './operations.ts'
 
 /** AWS KMS's names where it has one. */
 export const OPERATION_NAMES: Readonly<Record<OperationName | 'batch', string>> = {

@@ -3,6 +3,7 @@
  * by the door; a request that waits keeps its body in a slot until it is answered.
  */
 import type { Engine } from '../engine.ts'
+import type { MaybePromise } from '../envelope/parts.ts'
 import { KeyfoldError } from '../errors.ts'
 import type { RequestOrigin } from '../kms/kms-key.ts'
 import { encodeError, encodeText } from './answer.ts'
@@ -11,7 +12,6 @@ import { METRICS_TYPE, readHead, STATUS_OK, TEXT_TYPE } from './http.ts'
 import { Intake } from './intake.ts'
 import type { Log } from './log.ts'
 import { Metrics } from './metrics.ts'
-import type { MaybePromise } from './operations.ts'
 import type { Credentials } from './principals.ts'
 import { OPERATION_NAMES, recorded } from './records.ts'
 import { ROUTES } from './routes.ts'

@@ -3,6 +3,7 @@
  * certificate before the body is there. What the envelope answers at once leaves in the same tick.
  */
 import type { Engine } from '../engine.ts'
+import type { MaybePromise } from '../envelope/parts.ts'
 import { KeyfoldError } from '../errors.ts'
 import { jsonToMsgpack } from '../format/json.ts'
 import { decodeValue, malformed, type PlainValue, type Value } from '../format/msgpack.ts'
@@ -19,7 +20,7 @@ import {
 } from './http.ts'
 import type { Intake } from './intake.ts'
 import type { RouteFigures } from './metrics.ts'
-import { Operations, type MaybePromise } from './operations.ts'
+import { Operations } from './operations.ts'
 import {
   OPERATION_NAMES,
   parametersOf,

@@ -3,6 +3,7 @@
  * answers as they are ready. The front end cannot pause a WebSocket, so a caller beyond its window is refused, frame
  * by frame.
  */
+import type { MaybePromise } from '../envelope/parts.ts'
 import { KeyfoldError } from '../errors.ts'
 import {
   decodeFrameHeader,
@@ -22,7 +23,6 @@ import type { Answer } from './answer.ts'
 import { addressText, Body } from './exchange.ts'
 import type { Log } from './log.ts'
 import type { RouteFigures } from './metrics.ts'
-import type { MaybePromise } from './operations.ts'
 import type { HttpResponse, TemplatedApp, WebSocket } from './uws.ts'
 
 /** Requests under way on one connection: until the socket has taken their answers. */
