@@ -7,9 +7,10 @@
  * What the service seals for itself, such as the secrets of access keys, is under the root key and under no KMS key.
  */
 import { KeyfoldError } from '../errors.ts'
-import type { Kms } from './kms.ts'
 import type { KmsKey } from './kms-key.ts'
+import type { NewKey } from './new-key.ts'
 import { MANAGED_ALIAS_PREFIX, type Location } from './reference.ts'
+import type { KeyRegistry } from './registry.ts'
 
 /** What kms:ViaService says of a request that an integration makes for a caller. */
 export function viaServiceOf(service: string, region: string): string {
@@ -18,13 +19,19 @@ export function viaServiceOf(service: string, region: string): string {
 
 const SERVICE_PATTERN = /^[a-z][a-z0-9-]{0,62}$/
 
+/** Finds keys and makes them. */
+interface Keys {
+  readonly registry: Pick<KeyRegistry, 'resolve'>
+  createKey(request: NewKey): Promise<KmsKey>
+}
+
 export class ManagedKeys {
-  readonly #kms: Pick<Kms, 'createKey' | 'registry'>
+  readonly #kms: Keys
   readonly #account: string
   /** Keys that are being found or made, by alias and region: many first uses make one key. */
   readonly #finding = new Map<string, Promise<KmsKey>>()
 
-  constructor(kms: Pick<Kms, 'createKey' | 'registry'>, account: string) {
+  constructor(kms: Keys, account: string) {
     this.#kms = kms
     this.#account = account
   }
