@@ -57,8 +57,6 @@ export type {
   InProcessCounters,
   InProcessEncryptOptions,
   InProcessKeyfold,
-  LocalOptions,
-  OpenOptions,
-  ServerBackedOptions,
-} from './in-process/open.ts'
+} from './in-process/keyfold.ts'
+export type { LocalOptions, OpenOptions, ServerBackedOptions } from './in-process/settings.ts'
 export type { WritableFile } from './streams/write-behind.ts'

@@ -8,7 +8,12 @@ import type {
   EncryptedBatch,
   PackedBatch,
 } from '../client/keyfold.ts'
-import { encodeRequest, readMessages, type Messages } from '../client/wire.ts'
+import {
+  encodeRequest,
+  readMessages,
+  type EncryptionContext,
+  type Messages,
+} from '../client/wire.ts'
 import type { Crypto } from '../crypto/crypto.ts'
 import type { CanonicalContext } from '../data-keys/lease.ts'
 import type { BatchResult, Form, RequestBytes } from '../envelope/batch.ts'
@@ -18,12 +23,56 @@ import { Walker } from '../format/msgpack.ts'
 import { decodeDecryptRequest, decodeEncryptRequest } from '../format/requests.ts'
 import type { Principal } from '../kms/kms-key.ts'
 import type { Slot, SlotPool } from '../pool/slot.ts'
-import type {
-  InProcessCallOptions,
-  InProcessCounters,
-  InProcessEncryptOptions,
-  InProcessKeyfold,
-} from './open.ts'
+
+export interface InProcessCallOptions {
+  readonly context?: EncryptionContext | undefined
+}
+
+export interface InProcessEncryptOptions extends InProcessCallOptions {
+  /** 1: XAES-256-GCM, the default. 2: KC-XAES-256-GCM. */
+  readonly suite?: 1 | 2 | undefined
+}
+
+export interface InProcessCounters {
+  /** Message keys made and opened: by the server, or by the key store. */
+  readonly wraps: number
+  readonly unwraps: number
+  /** Batches sealed and key entries opened from memory. */
+  readonly sealHits: number
+  readonly openHits: number
+  /** Message keys in memory. */
+  readonly sealKeys: number
+  readonly openKeys: number
+  /** Requests that the server has answered, refusals included; 0 without one. */
+  readonly serverCalls: number
+  readonly implementation: 'vaes' | 'aesni' | 'node'
+}
+
+export interface InProcessKeyfold {
+  encrypt(
+    key: string,
+    plaintexts: Messages,
+    options?: InProcessEncryptOptions & { readonly form?: 'inline' },
+  ): Promise<EncryptedBatch>
+  encrypt(
+    key: string,
+    plaintexts: Messages,
+    options: InProcessEncryptOptions & { readonly form: 'detached' },
+  ): Promise<DetachedBatch>
+  encrypt(
+    key: string,
+    plaintexts: Messages,
+    options: InProcessEncryptOptions & { readonly form: 'packed' },
+  ): Promise<PackedBatch>
+  /** A list of messages, or one packed value. One that does not open leaves undefined and an error in its place. */
+  decrypt(
+    ciphertexts: Messages | Uint8Array,
+    options?: InProcessCallOptions & { readonly keyEntries?: Messages | undefined },
+  ): Promise<DecryptedBatch>
+  counters(): InProcessCounters
+  /** Waits for what is under way, and wipes every key. */
+  close(): Promise<void>
+}
 
 export interface InProcessParts {
   readonly crypto: Crypto

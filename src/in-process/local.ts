@@ -9,9 +9,8 @@ import type { BatchResult } from '../envelope/batch.ts'
 import { countUses } from '../envelope/uses.ts'
 import { KeyfoldError } from '../errors.ts'
 import type { Principal } from '../kms/kms-key.ts'
-import { EnvelopeKeyfold, type Operation } from './keyfold.ts'
-import type { InProcessKeyfold, LocalOptions } from './open.ts'
-import { configOf } from './settings.ts'
+import { EnvelopeKeyfold, type InProcessKeyfold, type Operation } from './keyfold.ts'
+import { configOf, type LocalOptions } from './settings.ts'
 
 export async function openLocal(options: LocalOptions): Promise<InProcessKeyfold> {
   const config = configOf(options, { data: options.dataDirectory })

@@ -10,11 +10,10 @@ import type { Principal } from '../kms/kms-key.ts'
 import { Pool } from '../pool/pool.ts'
 import { BoundedSlotPool } from '../pool/slot-pool.ts'
 import { CheckedDataKeys } from './checked-data-keys.ts'
-import { EnvelopeKeyfold } from './keyfold.ts'
-import type { InProcessKeyfold, ServerBackedOptions } from './open.ts'
+import { EnvelopeKeyfold, type InProcessKeyfold } from './keyfold.ts'
 import { RemoteKmsKeys } from './remote-kms-keys.ts'
 import { RemoteMessageKeys } from './remote-message-keys.ts'
-import { assertToken, configOf } from './settings.ts'
+import { assertToken, configOf, type ServerBackedOptions } from './settings.ts'
 
 const URL_DEFAULT = 'http://127.0.0.1:8790'
 const SWEEP_MS = 5_000

@@ -1,8 +1,43 @@
-/** Options of the caller's as settings of the engine. What they leave open, KEYFOLD_… and the defaults say. */
+/** Options of the caller's, and as settings of the engine. What they leave open, KEYFOLD_… and the defaults say. */
 import { loadConfig, type Config, type SettingTexts } from '../config.ts'
 import { KeyfoldError } from '../errors.ts'
 import { IN_PROCESS_KEY_AGE_MS_DEFAULT } from '../limits.ts'
-import type { OpenOptions } from './open.ts'
+
+interface CommonOptions {
+  /** What one message key may do before the next takes over. */
+  readonly limits?: {
+    /** 60 s where absent: what is revoked at the server ends here by then. */
+    readonly ageMsMax?: number
+    readonly messagesMax?: number
+    readonly bytesMax?: number
+  }
+  /** Message keys kept, for sealing and opening each. */
+  readonly cacheEntries?: number
+  /** Threads for large batches; 0: none. 2 where absent. */
+  readonly workers?: number
+  /** KEYFOLD_CRYPTO where absent. */
+  readonly crypto?: 'auto' | 'native' | 'vaes' | 'aesni' | 'node'
+  /** What operators ought to know: silent where absent. */
+  readonly log?: (message: string) => void
+}
+
+/** Needs `keyfold:ReleaseMessageKey` at the server. */
+export interface ServerBackedOptions extends CommonOptions {
+  readonly server: {
+    readonly url?: string
+    readonly token: string | undefined
+    readonly tls?: { readonly ca?: string; readonly cert?: string; readonly key?: string }
+  }
+  /** Asks the server before every batch and KMS key: slower, and what is revoked ends at once. */
+  readonly checksEveryLease?: boolean
+}
+
+/** Made by `keyfold init`; no server may run on it meanwhile. */
+export interface LocalOptions extends CommonOptions {
+  readonly dataDirectory: string
+}
+
+export type OpenOptions = ServerBackedOptions | LocalOptions
 
 /** Errors: CONFIG_INVALID, naming the setting. */
 export function configOf(options: OpenOptions, more: SettingTexts = {}): Config {
