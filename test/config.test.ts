@@ -5,14 +5,8 @@ import { join } from 'node:path'
 import { inspect } from 'node:util'
 import { afterAll, afterEach, beforeAll, describe, expect, test, vi } from 'vitest'
 
-import {
-  clientSettings,
-  flagName,
-  loadConfig,
-  SETTINGS,
-  takeSecret,
-  type SettingTexts,
-} from '../dist/config.js'
+import { clientSettings, loadConfig, takeSecret, type SettingTexts } from '../dist/config.js'
+import { flagName, SETTINGS } from '../dist/config/settings.js'
 import { KeyfoldError } from '../dist/errors.js'
 
 let directory: string

@@ -4,7 +4,8 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { Option, type Command } from 'commander'
 
-import { flagName, loadConfig, SETTINGS, type SettingTexts } from '../config.ts'
+import { loadConfig, type SettingTexts } from '../config.ts'
+import { flagName, SETTINGS } from '../config/settings.ts'
 import { readSettings } from './output.ts'
 
 interface ServeFlags extends SettingTexts {

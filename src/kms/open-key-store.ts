@@ -2,7 +2,7 @@
  * From what the catalog says of a key store to how it is opened. What names files, libraries and commands of this machine
  * comes from this node's configuration, never from a caller.
  */
-import type { Pkcs11Module } from '../config.ts'
+import type { Pkcs11Module } from '../config/pkcs11-modules.ts'
 import type { Crypto } from '../crypto/crypto.ts'
 import { KeyfoldError } from '../errors.ts'
 import { openKeyStore, type KeyStoreSettings } from '../key-stores/open.ts'
