@@ -1,6 +1,6 @@
 // The addon's table of contents, and the only file that knows JavaScript. Each function takes numbers and byte arrays
 // by position, checks every offset against its array, and answers a number: a result, or below zero an error,
-// -(status + 16 * index of the message). src/crypto/native.ts has the names and makes errors of them.
+// -(status + 16 * index of the message). src/crypto/addon.ts has the names and makes errors of them.
 //
 // There is no per-environment state and there are no finalizers: worker threads come and go over one key table.
 

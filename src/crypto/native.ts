@@ -1,16 +1,16 @@
 /**
- * The boundary to the addon (native/addon.cc): one call a batch, numbers and flat bytes by position, a negative
- * number for an error. Lengths are asserted here and checked again over there.
+ * Crypto on the addon: one call a batch, numbers and flat bytes by position. Lengths are asserted here and checked again
+ * over there.
  *
  * The arrays at module level receive what a call answers besides a number; they are read before anything else runs.
  */
 import { strict as assert } from 'node:assert'
-import { createRequire } from 'node:module'
 
-import { KeyfoldError, type ErrorCode } from '../errors.ts'
-import { BATCH_PARTS_MAX, KEY_ENTRIES_MAX, MESSAGE_BYTES_MAX } from '../limits.ts'
+import { KeyfoldError } from '../errors.ts'
+import { BATCH_PARTS_MAX, KEY_ENTRIES_MAX } from '../limits.ts'
 import { overheadBytes, type FrameRun } from '../format/encryption-sdk-frames.ts'
 import { sealOverheadBytes, TAG_BYTES } from '../format/message.ts'
+import { call, errorOf, loadAddon, messageOf, verified, type Addon } from './addon.ts'
 import type {
   Crypto,
   Implementation,
@@ -53,29 +53,10 @@ export interface FrameCrypto extends Pick<
   ): void
 }
 
-type Native = Readonly<Record<string, (...values: readonly unknown[]) => number>>
-
 /** Numbers of native/cpu.h. */
 const IMPLEMENTATIONS = { aesni: 1, vaes: 2 } as const
 type NativeImplementation = keyof typeof IMPLEMENTATIONS
 const BEST_FIRST: readonly NativeImplementation[] = ['vaes', 'aesni']
-
-/** Numbers of Status in native/key_table.h. */
-const STATUS_CODES: readonly (ErrorCode | undefined)[] = [
-  undefined,
-  'REQUEST_MALFORMED',
-  'LIMIT_EXCEEDED',
-  'KEY_HANDLE_STALE',
-  'KEY_TABLE_FULL',
-  'DECRYPT_FAILED',
-  'LIMIT_EXCEEDED',
-  'INTERNAL',
-  'MESSAGE_MALFORMED',
-]
-const STATUS_MALFORMED = 1
-const STATUS_TOO_LONG = 2
-const STATUS_DECRYPT_FAILED = 5
-const STATUS_TOO_MANY_ENTRIES = 6
 
 const WRAP_OVERHEAD_BYTES = 40
 const KEY_BYTES = 32
@@ -87,19 +68,6 @@ const entriesOut = new Float64Array(ENTRY_FIELDS * KEY_ENTRIES_MAX)
 const cacheIdsOut = Buffer.alloc(32 * KEY_ENTRIES_MAX)
 const usageOut = new Float64Array(5)
 const NO_BYTES = new Uint8Array(0)
-
-let addon: Native | undefined
-
-function loadAddon(): Native {
-  if (addon !== undefined) return addon
-  try {
-    addon = createRequire(import.meta.url)('../../build/Release/keyfold.node') as Native
-    return addon
-  } catch (cause) {
-    const [reason = ''] = (cause as Error).message.split('\n')
-    throw new KeyfoldError('NATIVE_UNAVAILABLE', reason, cause)
-  }
-}
 
 /** Errors: NATIVE_UNAVAILABLE (not built, or this processor cannot run it). */
 export function loadNativeCrypto(wanted?: Implementation): Crypto & FrameCrypto {
@@ -117,10 +85,10 @@ export function loadNativeCrypto(wanted?: Implementation): Crypto & FrameCrypto 
 
 class NativeCrypto implements Crypto, FrameCrypto {
   readonly implementation: Implementation
-  readonly #native: Native
+  readonly #native: Addon
   readonly #id: number
 
-  constructor(native: Native, implementation: NativeImplementation) {
+  constructor(native: Addon, implementation: NativeImplementation) {
     this.#native = native
     this.implementation = implementation
     this.#id = IMPLEMENTATIONS[implementation]
@@ -204,7 +172,7 @@ class NativeCrypto implements Crypto, FrameCrypto {
   planParts(request: PlanRequest): readonly Part[] {
     const { input, inputOffset, inputEnd, messages, overheadBytes, nilAllowed, partsMax } = request
     const { planParts } = this.#native
-    const parts = (planParts as Native[string])(
+    const parts = (planParts as Addon[string])(
       input,
       inputOffset,
       inputEnd,
@@ -220,7 +188,7 @@ class NativeCrypto implements Crypto, FrameCrypto {
 
   sealBatch(request: SealRequest): number {
     const { sealBatch } = this.#native
-    const written = (sealBatch as Native[string])(
+    const written = (sealBatch as Addon[string])(
       this.#id,
       request.output,
       request.outputOffset,
@@ -241,7 +209,7 @@ class NativeCrypto implements Crypto, FrameCrypto {
   scanMessages(request: ScanRequest): ScanResult {
     const { input, keyEntries } = request
     const { scanMessages } = this.#native
-    const found = (scanMessages as Native[string])(
+    const found = (scanMessages as Addon[string])(
       input,
       request.inputOffset,
       request.inputEnd,
@@ -275,7 +243,7 @@ class NativeCrypto implements Crypto, FrameCrypto {
 
   openBatch(request: OpenRequest): number {
     const { openBatch } = this.#native
-    const written = (openBatch as Native[string])(
+    const written = (openBatch as Addon[string])(
       this.#id,
       request.output,
       request.outputOffset,
@@ -366,7 +334,7 @@ class NativeCrypto implements Crypto, FrameCrypto {
   ): boolean {
     const { verifyPacked } = this.#native
     return verified(
-      (verifyPacked as Native[string])(this.#id, packed, packedOffset, packedEnd, key, contextHash),
+      (verifyPacked as Addon[string])(this.#id, packed, packedOffset, packedEnd, key, contextHash),
     )
   }
 
@@ -424,7 +392,7 @@ class NativeCrypto implements Crypto, FrameCrypto {
     assert.equal(wire.length, plaintext.length + overheadBytes(run))
     const { frameLength, firstSequence, frames, final } = run
     const { openFrames } = this.#native
-    const answer = (openFrames as Native[string])(
+    const answer = (openFrames as Addon[string])(
       this.#id,
       plaintext,
       key,
@@ -459,7 +427,7 @@ class NativeCrypto implements Crypto, FrameCrypto {
     if (sealed.length < TAG_BYTES) return undefined
     const out = new Uint8Array(sealed.length - TAG_BYTES)
     const { insecureGcm } = this.#native
-    const status = (insecureGcm as Native[string])(this.#id, false, out, key, nonce, aad, sealed)
+    const status = (insecureGcm as Addon[string])(this.#id, false, out, key, nonce, aad, sealed)
     return verified(status) ? out : undefined
   }
 
@@ -486,7 +454,7 @@ class NativeCrypto implements Crypto, FrameCrypto {
     const out = new Uint8Array(sealed.length - sealOverheadBytes(suite))
     const { insecureXaes } = this.#native
     return verified(
-      (insecureXaes as Native[string])(this.#id, false, out, suite, key, nonce, aad, sealed),
+      (insecureXaes as Addon[string])(this.#id, false, out, suite, key, nonce, aad, sealed),
     )
       ? out
       : undefined
@@ -502,43 +470,6 @@ class NativeCrypto implements Crypto, FrameCrypto {
     const out = new Uint8Array(32)
     call(this.#native, 'sha256', out, chunks)
     return out
-  }
-}
-
-function call(native: Native, name: string, ...values: readonly unknown[]): number {
-  const answer = (native[name] as Native[string])(...values)
-  if (answer < 0) throw errorOf(answer)
-  return answer
-}
-
-/** Whether a tag was right; every other error throws. */
-function verified(answer: number): boolean {
-  if (answer >= 0) return true
-  if (-answer % 16 === STATUS_DECRYPT_FAILED) return false
-  throw errorOf(answer)
-}
-
-/** Which one an error is about. */
-function messageOf(answer: number): number {
-  return Math.floor(-answer / 16)
-}
-
-function errorOf(answer: number): KeyfoldError {
-  const status = -answer % 16
-  const message = messageOf(answer)
-  const code = STATUS_CODES[status] ?? 'INTERNAL'
-  switch (status) {
-    case STATUS_MALFORMED:
-      return new KeyfoldError(
-        code,
-        `message ${message}: not a byte string, or not where the batch ends`,
-      )
-    case STATUS_TOO_LONG:
-      return new KeyfoldError(code, `message ${message}: more than ${MESSAGE_BYTES_MAX} bytes`)
-    case STATUS_TOO_MANY_ENTRIES:
-      return new KeyfoldError(code, `at most ${KEY_ENTRIES_MAX} distinct key entries`)
-    default:
-      return new KeyfoldError(code)
   }
 }
 
