@@ -40,6 +40,11 @@ export class CachedKey {
     this.bornAtMs = key.bornAtMs
   }
 
+  /** While its KMS key is what it was, and until its age. */
+  isAlive(kmsKey: { readonly epoch: number }, nowMs: number, ageMsMax: number): boolean {
+    return this.epoch === kmsKey.epoch && nowMs - this.bornAtMs < ageMsMax
+  }
+
   lease(): void {
     this.#leases++
     this.leasesGiven++
@@ -113,5 +118,18 @@ export class SealKey extends CachedKey {
       this.#messagesMax - this.#messagesLeft >= this.#messagesMax * share ||
       this.#bytesMax - this.#bytesLeft >= this.#bytesMax * share
     )
+  }
+}
+
+/** Keys of both sides that left the cache. */
+export class Evictions {
+  keys = 0
+  /** Those that were leased once at most. */
+  keysUsedOnce = 0
+
+  evict(key: CachedKey): void {
+    this.keys++
+    if (key.leasesGiven <= 1) this.keysUsedOnce++
+    key.evict()
   }
 }

@@ -34,6 +34,30 @@ export interface OpenLease {
   release(): void
 }
 
+/** A message key that seals, for a principal whose miss budget pays where it has to be made. */
+export interface IssueRequest {
+  readonly kmsKey: KmsKey
+  readonly suite: Suite
+  readonly context: CanonicalContext
+  readonly principalArn: string
+}
+
+/** Room for a batch. */
+export interface SealLeaseRequest extends IssueRequest {
+  readonly messages: number
+  readonly bytes: number
+}
+
+export interface OpenLeaseRequest {
+  readonly kmsKey: KmsKey
+  readonly suite: Suite
+  readonly keyEntry: Uint8Array
+  readonly context: CanonicalContext
+  /** NamedKeyEntry.cacheId. */
+  readonly cacheId: string
+  readonly principalArn: string
+}
+
 /**
  * The data-key cache. Both methods answer at once from memory, or with a promise on a miss; a hundred misses for
  * one key are one call to the key store, and failures are not cached.
@@ -41,36 +65,15 @@ export interface OpenLease {
 export interface DataKeys {
   /** Errors: LIMIT_EXCEEDED (the batch is larger than a whole allowance), MISS_BUDGET_SPENT, KEY_STORE_UNREACHABLE,
    * KEY_TABLE_FULL, KMS_KEY_DISABLED. */
-  leaseSeal(request: {
-    readonly kmsKey: KmsKey
-    readonly suite: Suite
-    readonly context: CanonicalContext
-    readonly messages: number
-    readonly bytes: number
-    /** Whose miss budget pays. */
-    readonly principalArn: string
-  }): SealLease | Promise<SealLease>
+  leaseSeal(request: SealLeaseRequest): SealLease | Promise<SealLease>
   /** Errors: DECRYPT_FAILED (also for a key entry whose wrapped key is not of usage 01), MISS_BUDGET_SPENT,
    * KEY_STORE_UNREACHABLE, KEY_TABLE_FULL, KMS_KEY_DISABLED. The caller has authorised `kmsKey`, and it is the one named in the wrapped key. */
-  leaseOpen(request: {
-    readonly kmsKey: KmsKey
-    readonly suite: Suite
-    readonly keyEntry: Uint8Array
-    readonly context: CanonicalContext
-    /** NamedKeyEntry.cacheId. */
-    readonly cacheId: string
-    readonly principalArn: string
-  }): OpenLease | Promise<OpenLease>
+  leaseOpen(request: OpenLeaseRequest): OpenLease | Promise<OpenLease>
   /**
    * A message key that seals and that no cache keeps: it is about to be handed to somebody, who alone uses it. Errors as
    * leaseSeal's.
    */
-  issueSeal(request: {
-    readonly kmsKey: KmsKey
-    readonly suite: Suite
-    readonly context: CanonicalContext
-    readonly principalArn: string
-  }): Promise<SealLease>
+  issueSeal(request: IssueRequest): Promise<SealLease>
   /** The KMS key that the cached key entry of this cacheId names; undefined where none is cached. */
   kmsKeyIdOf(cacheId: string): string | undefined
   /** Nothing of this KMS key is leased again; slots are wiped once their last lease is back. */
