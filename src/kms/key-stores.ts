@@ -1,13 +1,10 @@
 /**
  * Key stores beside the local one (AWS KMS, "Custom key stores"): created, connected and disconnected by callers, each
  * holding the material of its KMS keys somewhere else. The catalog says how a store is reached and whether it shall be
- * connected; what is open of it is here.
+ * connected (key-store-places.ts); connecting it is beside the request that asks for it (key-store-connections.ts).
  *
- *     DISCONNECTED ── connect ──► CONNECTING ──► CONNECTED ── disconnect ──► DISCONNECTING ──► DISCONNECTED
- *                                     └────────► FAILED ───── disconnect ──────────────────────────┘
- *
- * Opening happens beside the request that asks for it. A store that was connected when the server ended is connected
- * again at its next start, in the background, for as long as it takes; until then its keys are Unavailable.
+ * A store that was connected when the server ended is connected again at its next start, in the background, for as long
+ * as it takes; until then its keys are Unavailable.
  */
 import { randomBytes } from 'node:crypto'
 
@@ -19,30 +16,17 @@ import { checkSecret, checkSettings, type KeyStoreSettings } from '../format/key
 import type { KeyStore } from '../key-stores/key-store.ts'
 import { LOCAL_KEY_STORE } from '../key-stores/local.ts'
 import type { SecretSealer } from '../key-stores/secret-sealer.ts'
-import {
-  KEY_STORE_NAME_CHARACTERS_MAX,
-  KEY_STORE_RETRY_MS_MAX,
-  KEY_STORE_RETRY_MS_MIN,
-  KEY_STORES_MAX,
-} from '../limits.ts'
-import { connectionErrorOf, type ConnectionErrorCode } from './connection-errors.ts'
-import {
-  messageOf,
-  KeyStoreOpener,
-  type KeyStoreAddress,
-  type OpenKeyStore,
-} from './key-store-opener.ts'
+import { KEY_STORE_NAME_CHARACTERS_MAX, KEY_STORES_MAX } from '../limits.ts'
+import { KeyStoreConnections } from './key-store-connections.ts'
+import { messageOf, KeyStoreOpener, type OpenKeyStore } from './key-store-opener.ts'
+import { KeyStorePlaces } from './key-store-places.ts'
 import {
   notFound,
-  placeOf,
   recordOf,
-  secretPlace,
-  settingsOf,
   stateInvalid,
   textOf,
   type KeyStoreRecord,
   type Place,
-  type SecretOwner,
 } from './key-store-record.ts'
 import { KINDS } from './key-store-kinds.ts'
 import type { KeyOrigin, KmsKey } from './kms-key.ts'
@@ -82,32 +66,27 @@ export interface KeyStoresOptions {
 export class KeyStores {
   readonly local: KeyStore
   readonly #options: KeyStoresOptions
+  readonly #places: KeyStorePlaces
   readonly #opener: KeyStoreOpener
-  readonly #places = new Map<string, Place>()
-  readonly #listeners: ((id: string) => void)[] = []
-  /** Changes one after the other: each finds what the one before it left. */
-  #changing: Promise<unknown> = Promise.resolve()
-  #ended = false
+  readonly #connections: KeyStoreConnections
 
   static async load(options: KeyStoresOptions): Promise<KeyStores> {
-    const keyStores = new KeyStores(options)
-    for (const stored of await catalogKeyStores.readKeyStores(options.catalog.db)) {
-      keyStores.#places.set(stored.id, placeOf(stored))
-    }
-    return keyStores
+    return new KeyStores(options, await KeyStorePlaces.load(options.catalog, options.sealer))
   }
 
-  constructor(options: KeyStoresOptions) {
-    this.local = options.local
+  private constructor(options: KeyStoresOptions, places: KeyStorePlaces) {
+    const { local, openKeyStore, guarded, log } = options
+    this.local = local
     this.#options = options
-    this.#opener = new KeyStoreOpener(options.openKeyStore, options.log)
+    this.#places = places
+    this.#opener = new KeyStoreOpener(openKeyStore, log)
+    this.#connections = new KeyStoreConnections({ places, opener: this.#opener, guarded, log })
   }
 
   /** Begins to connect what was connected before. Waits for nothing. */
   resume(): void {
-    for (const place of this.#places.values()) {
-      if (place.state !== 'CONNECTING') continue
-      place.settled = this.#attempt(place, place.attempt, KEY_STORE_RETRY_MS_MIN)
+    for (const place of this.#places.all()) {
+      if (place.state === 'CONNECTING') this.#connections.reconnect(place)
     }
   }
 
@@ -116,29 +95,28 @@ export class KeyStores {
    * or not, is for all. What may not be used any more is put away when it resolves; connecting is nothing to wait for.
    */
   async follow(): Promise<void> {
-    const rows = await this.#readRows()
-    for (const [id, place] of this.#places) {
-      const isToBeUsed = rows.has(id) && rows.get(id)?.connectionState !== 'DISCONNECTED'
-      if (isInUse(place) && !isToBeUsed) this.#putAway(place)
+    const rows = await this.#places.readRows()
+    for (const place of this.#places.all()) {
+      const row = rows.get(place.stored.id)
+      const isToBeUsed = row !== undefined && row.connectionState !== 'DISCONNECTED'
+      if (isInUse(place) && !isToBeUsed) this.#connections.putAway(place)
     }
-    this.#exclusively(async () => {
-      const rows = await this.#readRows()
-      for (const id of [...this.#places.keys()]) if (!rows.has(id)) this.#places.delete(id)
-      for (const stored of rows.values()) this.#followOne(stored)
-    }).catch((error: unknown) => this.#options.log(`key stores: ${messageOf(error)}`))
-  }
-
-  async #readRows(): Promise<ReadonlyMap<string, StoredKeyStore>> {
-    const rows = await catalogKeyStores.readKeyStores(this.#options.catalog.db)
-    return new Map(rows.map((row) => [row.id, row]))
+    this.#places
+      .exclusively(async () => {
+        const rows = await this.#places.readRows()
+        for (const { stored } of this.#places.all()) {
+          if (!rows.has(stored.id)) this.#places.delete(stored.id)
+        }
+        for (const stored of rows.values()) this.#followOne(stored)
+      })
+      .catch((error: unknown) => this.#options.log(`key stores: ${messageOf(error)}`))
   }
 
   #followOne(stored: StoredKeyStore): void {
     const place = this.#places.get(stored.id)
     if (place === undefined) {
-      const added = placeOf(stored)
-      this.#places.set(stored.id, added)
-      if (isToConnect(stored)) this.#connectLater(added)
+      const added = this.#places.add(stored)
+      if (isToConnect(stored)) this.#connections.follow(added)
       return
     }
     const before = place.stored
@@ -146,28 +124,25 @@ export class KeyStores {
     // Another node's failure is none of ours.
     if (!isToConnect(stored)) return
     const isSame = isReachedAs(before, stored)
-    if (!isSame) this.#putAway(place)
+    if (!isSame) this.#connections.putAway(place)
     if (!isSame || place.state === 'DISCONNECTED' || place.state === 'FAILED') {
-      this.#connectLater(place)
+      this.#connections.follow(place)
     }
-  }
-
-  #connectLater(place: Place): void {
-    place.state = 'CONNECTING'
-    place.follows = true
-    place.settled = this.#attempt(place, ++place.attempt, KEY_STORE_RETRY_MS_MIN)
   }
 
   // What is asked about them.
 
   /** By id, then by name. Throws KEY_STORE_NOT_FOUND. */
   find(reference: string): KeyStoreRecord {
-    return recordOf(this.#find(reference))
+    return recordOf(this.#places.find(reference))
   }
 
   /** In the order of their ids. */
   list(): readonly KeyStoreRecord[] {
-    return [...this.#places.values()].map(recordOf).sort((a, b) => (a.id < b.id ? -1 : 1))
+    return this.#places
+      .all()
+      .map(recordOf)
+      .sort((a, b) => (a.id < b.id ? -1 : 1))
   }
 
   isConnected(id: string): boolean {
@@ -176,7 +151,10 @@ export class KeyStores {
 
   /** Ids of those that work can be handed to. */
   get connected(): readonly string[] {
-    return [...this.#places.keys()].filter((id) => this.isConnected(id))
+    return this.#places
+      .all()
+      .map(({ stored }) => stored.id)
+      .filter((id) => this.isConnected(id))
   }
 
   opened(id: string): KeyStore | undefined {
@@ -192,13 +170,13 @@ export class KeyStores {
 
   /** Of the keys in it, as far as that is known without opening it; undefined where there is no such key store. */
   originOf(reference: string): KeyOrigin | undefined {
-    const place = this.#lookUp(reference)
+    const place = this.#places.lookUp(reference)
     return place && (place.opened?.traits.origin ?? KINDS[place.stored.kind].type)
   }
 
   /** What a new KMS key is put into. Throws KEY_STORE_NOT_FOUND, KEY_STORE_STATE_INVALID. */
   connectedStore(reference: string): { readonly record: KeyStoreRecord; readonly store: KeyStore } {
-    const place = this.#find(reference)
+    const place = this.#places.find(reference)
     if (place.state !== 'CONNECTED' || place.opened === undefined) {
       throw stateInvalid(place, 'it has to be CONNECTED')
     }
@@ -220,12 +198,12 @@ export class KeyStores {
 
   /** Called in the tick in which one is connected or is not any more. */
   onChange(listener: (id: string) => void): void {
-    this.#listeners.push(listener)
+    this.#connections.onChange(listener)
   }
 
   /** Resolves when nothing is under way with it: it was connected or has failed, or its last retry is yet to come. */
   async settled(reference: string): Promise<KeyStoreRecord> {
-    const place = this.#find(reference)
+    const place = this.#places.find(reference)
     await place.settled
     return recordOf(place)
   }
@@ -239,8 +217,8 @@ export class KeyStores {
       checkName(name)
       checkSettings(kind, settings)
       checkSecret(kind, secret)
-      return await this.#exclusively(async () => {
-        if (this.#places.size >= KEY_STORES_MAX) {
+      return await this.#places.exclusively(async () => {
+        if (this.#places.count >= KEY_STORES_MAX) {
           throw new KeyfoldError('LIMIT_EXCEEDED', `at most ${KEY_STORES_MAX} key stores`)
         }
         const id = createKeyStoreId()
@@ -253,7 +231,7 @@ export class KeyStores {
           name,
           kind,
           settings: settingsText,
-          sealedSecret: this.#seal({ id, kind, settings: settingsText }, secret),
+          sealedSecret: this.#places.seal({ id, kind, settings: settingsText }, secret),
           connectionState: 'DISCONNECTED',
           connectionErrorCode: null,
           keepsOpenKeys: keepsOpenKeys ? 1 : 0,
@@ -262,9 +240,7 @@ export class KeyStores {
         await this.#options.catalog.change((transaction, changeNumber) =>
           catalogKeyStores.insertKeyStore(transaction, stored, changeNumber),
         )
-        const place = placeOf(stored)
-        this.#places.set(id, place)
-        return recordOf(place)
+        return recordOf(this.#places.add(stored))
       })
     } finally {
       secret?.fill(0)
@@ -273,31 +249,32 @@ export class KeyStores {
 
   /** Begins to connect it. Errors: KEY_STORE_NOT_FOUND, KEY_STORE_STATE_INVALID, HSM_NOT_ACTIVE. */
   connect(reference: string): Promise<KeyStoreRecord> {
-    return this.#exclusively(async () => {
-      const place = this.#find(reference)
+    return this.#places.exclusively(async () => {
+      const place = this.#places.find(reference)
       const { state } = place
       if (state === 'CONNECTED' || state === 'CONNECTING') return recordOf(place)
       if (state !== 'DISCONNECTED') throw stateInvalid(place, 'it has to be DISCONNECTED')
       const { kind, settings } = recordOf(place)
       if (kind === 'pkcs11' && !this.#hasModule(settings)) throw new KeyfoldError('HSM_NOT_ACTIVE')
-      await this.#store(place, { connectionState: 'CONNECTING', connectionErrorCode: null })
-      place.state = 'CONNECTING'
-      place.follows = false
-      place.settled = this.#attempt(place, ++place.attempt, undefined)
+      await this.#places.store(place, { connectionState: 'CONNECTING', connectionErrorCode: null })
+      this.#connections.connect(place)
       return recordOf(place)
     })
   }
 
   /** From then on its keys are Unavailable, on every node. Errors: KEY_STORE_NOT_FOUND, KEY_STORE_STATE_INVALID. */
   async disconnect(reference: string): Promise<KeyStoreRecord> {
-    const disconnected = await this.#exclusively(async () => {
-      const place = this.#find(reference)
+    const disconnected = await this.#places.exclusively(async () => {
+      const place = this.#places.find(reference)
       const { state } = place
       if (state === 'DISCONNECTED' || state === 'DISCONNECTING') {
         throw stateInvalid(place, 'it is not connected')
       }
-      await this.#store(place, { connectionState: 'DISCONNECTED', connectionErrorCode: null })
-      this.#putAway(place)
+      await this.#places.store(place, {
+        connectionState: 'DISCONNECTED',
+        connectionErrorCode: null,
+      })
+      this.#connections.putAway(place)
       return recordOf(place)
     })
     await this.#options.catalog.acknowledged()
@@ -308,8 +285,8 @@ export class KeyStores {
   async update(reference: string, change: KeyStoreChange): Promise<KeyStoreRecord> {
     const { secret } = change
     try {
-      return await this.#exclusively(async () => {
-        const place = this.#find(reference)
+      return await this.#places.exclusively(async () => {
+        const place = this.#places.find(reference)
         assertChangeable(place, change)
         const before = recordOf(place)
         const { kind } = before
@@ -322,9 +299,9 @@ export class KeyStores {
         const kept = { name, keepsOpenKeys: (change.keepsOpenKeys ?? before.keepsOpenKeys) ? 1 : 0 }
         const sameWay = change.settings === undefined && secret === undefined
         if (sameWay && kept.keepsOpenKeys === place.stored.keepsOpenKeys) {
-          await this.#store(place, kept as Pick<StoredKeyStore, 'name' | 'keepsOpenKeys'>)
+          await this.#places.store(place, kept as Pick<StoredKeyStore, 'name' | 'keepsOpenKeys'>)
         } else {
-          await this.#replace(place, { ...kept, settings } as Replacement, secret)
+          await this.#replace(place, { ...kept, settings: textOf(settings) } as Replacement, secret)
         }
         return recordOf(place)
       })
@@ -335,8 +312,8 @@ export class KeyStores {
 
   /** Errors: KEY_STORE_NOT_FOUND, KEY_STORE_STATE_INVALID, KEY_STORE_HAS_KEYS. */
   delete(reference: string): Promise<void> {
-    return this.#exclusively(async () => {
-      const place = this.#find(reference)
+    return this.#places.exclusively(async () => {
+      const place = this.#places.find(reference)
       const { id } = place.stored
       if (place.state !== 'DISCONNECTED') throw stateInvalid(place, 'it has to be DISCONNECTED')
       await this.#options.catalog.change(async (transaction) => {
@@ -351,154 +328,29 @@ export class KeyStores {
 
   /** Wipes what is open, and connects nothing any more. */
   lock(): void {
-    this.#ended = true
-    for (const place of this.#places.values()) {
-      this.#giveUp(place)
-      place.opened?.lock()
-    }
+    this.#connections.lock()
   }
 
-  async close(): Promise<void> {
-    this.#ended = true
-    for (const place of this.#places.values()) {
-      this.#giveUp(place)
-      await place.opened?.close()
-    }
-  }
-
-  // Connecting.
-
-  /**
-   * One attempt, and where there is a pause another one after it, if what went wrong may pass. A wrong credential does
-   * not: an HSM locks its user out who tries too often.
-   */
-  async #attempt(place: Place, attempt: number, pauseMs: number | undefined): Promise<void> {
-    const isCurrent = (): boolean => place.attempt === attempt && !this.#ended
-    const { kind, name } = recordOf(place)
-    let opened: KeyStore
-    try {
-      opened = await this.#opener.open(this.#addressOf(place.stored))
-    } catch (error) {
-      if (!isCurrent()) return
-      const { code, passes } = connectionErrorOf(kind, error)
-      this.#options.log(`key store ${name} could not be connected (${code}): ${messageOf(error)}`)
-      if (passes && pauseMs !== undefined) this.#retryLater(place, attempt, pauseMs)
-      else await this.#conclude(place, isCurrent, { connectionState: 'FAILED', code })
-      return
-    }
-    const concluded =
-      isCurrent() &&
-      (await this.#conclude(place, isCurrent, { connectionState: 'CONNECTED', opened }))
-    if (!concluded) await this.#opener.close(opened, name)
-  }
-
-  #retryLater(place: Place, attempt: number, pauseMs: number): void {
-    place.retry = setTimeout(() => {
-      const nextMs = Math.min(2 * pauseMs, KEY_STORE_RETRY_MS_MAX)
-      place.settled = this.#attempt(place, attempt, nextMs)
-    }, pauseMs)
-    place.retry.unref()
-  }
-
-  /** How an attempt ended, unless it was given up meanwhile. Never rejects. */
-  async #conclude(
-    place: Place,
-    isCurrent: () => boolean,
-    outcome:
-      | { readonly connectionState: 'CONNECTED'; readonly opened: KeyStore }
-      | { readonly connectionState: 'FAILED'; readonly code: ConnectionErrorCode },
-  ): Promise<boolean> {
-    const { connectionState } = outcome
-    return this.#exclusively(async () => {
-      if (!isCurrent()) return false
-      try {
-        const connectionErrorCode = 'code' in outcome ? outcome.code : null
-        if (!place.follows) await this.#store(place, { connectionState, connectionErrorCode })
-      } catch (error) {
-        // What stands in the catalog is that it shall be connected: the next start will try.
-        this.#options.log(`the state of key store ${place.stored.name}: ${messageOf(error)}`)
-      }
-      if (!isCurrent()) return false
-      place.state = connectionState
-      if ('opened' in outcome) place.opened = this.#guarded(place, outcome.opened)
-      this.#tellListeners(place)
-      return true
-    })
-  }
-
-  /** From this tick on nothing is handed to it. */
-  #putAway(place: Place): void {
-    this.#giveUp(place)
-    const { opened } = place
-    place.opened = undefined
-    place.state = opened === undefined ? 'DISCONNECTED' : 'DISCONNECTING'
-    if (opened !== undefined) place.settled = this.#closeDisconnected(place, opened)
-    this.#tellListeners(place)
-  }
-
-  async #closeDisconnected(place: Place, opened: KeyStore): Promise<void> {
-    await this.#opener.close(opened, place.stored.name)
-    if (place.state === 'DISCONNECTING') place.state = 'DISCONNECTED'
-  }
-
-  #guarded(place: Place, opened: KeyStore): KeyStore {
-    return this.#options.guarded(opened, recordOf(place))
-  }
-
-  #giveUp(place: Place): void {
-    place.attempt++
-    clearTimeout(place.retry)
+  close(): Promise<void> {
+    return this.#connections.close()
   }
 
   // Inside.
 
-  /** New settings or a new secret: tried where the store is connected, and then what is open is replaced. */
-  async #replace(
-    place: Place,
-    { name, keepsOpenKeys, settings }: Replacement,
-    given: Uint8Array | undefined,
-  ): Promise<void> {
-    const { attempt } = place
+  #hasModule({ module = '' }: KeyStoreSettings): boolean {
+    return this.#options.modules.has(module)
+  }
+
+  /** The secret of before goes on where none is given: sealed again, for it is bound to the settings. */
+  async #replace(place: Place, change: Replacement, given: Uint8Array | undefined): Promise<void> {
     const { id, kind } = place.stored
-    const secret = given ?? this.#addressOf(place.stored).openSecret?.()
+    const secret = given ?? this.#places.addressOf(place.stored).openSecret?.()
     try {
-      const settingsText = textOf(settings)
-      const sealedSecret = this.#seal({ id, kind, settings: settingsText }, secret)
-      const change = { name, keepsOpenKeys, settings: settingsText, sealedSecret }
-      const isConnected = place.opened !== undefined
-      let spare: KeyStore | undefined
-      if (isConnected || KINDS[kind].tried) {
-        spare = await this.#opener.openUntried(this.#addressOf({ ...place.stored, ...change }))
-      }
-      try {
-        await this.#store(place, change)
-        // Another node may have disconnected it meanwhile.
-        if (place.attempt === attempt && isConnected && spare !== undefined) {
-          const before = place.opened
-          place.opened = this.#guarded(place, spare)
-          spare = before
-        }
-      } finally {
-        if (spare !== undefined) await this.#opener.close(spare, name)
-      }
+      const sealedSecret = this.#places.seal({ id, kind, settings: change.settings }, secret)
+      await this.#connections.replace(place, { ...change, sealedSecret })
     } finally {
       secret?.fill(0)
     }
-  }
-
-  #find(reference: string): Place {
-    const place = this.#lookUp(reference)
-    if (place === undefined) throw notFound()
-    return place
-  }
-
-  #lookUp(reference: string): Place | undefined {
-    const named = ({ stored }: Place): boolean => stored.name === reference
-    return this.#places.get(reference) ?? [...this.#places.values()].find(named)
-  }
-
-  #hasModule({ module = '' }: KeyStoreSettings): boolean {
-    return this.#options.modules.has(module)
   }
 
   /** Throws KEY_STORE_NAME_IN_USE, HSM_NOT_FOUND, HSM_IN_USE, XKS_PROXY_URI_IN_USE. */
@@ -521,45 +373,9 @@ export class KeyStores {
       throw new KeyfoldError('XKS_PROXY_URI_IN_USE')
     }
   }
-
-  async #store(
-    place: Place,
-    change: Parameters<typeof catalogKeyStores.updateKeyStore>[2],
-  ): Promise<void> {
-    const { id } = place.stored
-    await this.#options.catalog.change((transaction, changeNumber) =>
-      catalogKeyStores.updateKeyStore(transaction, id, change, changeNumber),
-    )
-    place.stored = { ...place.stored, ...change }
-  }
-
-  #seal(of: SecretOwner, secret: Uint8Array | undefined): Uint8Array | null {
-    return secret === undefined ? null : this.#options.sealer.seal(secretPlace(of), secret)
-  }
-
-  #addressOf(stored: StoredKeyStore): KeyStoreAddress {
-    const { id, name, kind, sealedSecret } = stored
-    const openSecret =
-      sealedSecret === null
-        ? undefined
-        : () => this.#options.sealer.open(secretPlace(stored), sealedSecret)
-    return { id, name, kind, settings: settingsOf(stored), openSecret }
-  }
-
-  #exclusively<T>(work: () => Promise<T>): Promise<T> {
-    const run = this.#changing.then(work)
-    this.#changing = run.catch(() => undefined)
-    return run
-  }
-
-  #tellListeners({ stored }: Place): void {
-    for (const listener of this.#listeners) listener(stored.id)
-  }
 }
 
-type Replacement = Pick<StoredKeyStore, 'name' | 'keepsOpenKeys'> & {
-  readonly settings: KeyStoreSettings
-}
+type Replacement = Pick<StoredKeyStore, 'name' | 'keepsOpenKeys' | 'settings'>
 
 function isInUse({ state }: Place): boolean {
   return state !== 'DISCONNECTED' && state !== 'DISCONNECTING'
