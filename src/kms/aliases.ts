@@ -12,7 +12,7 @@ import {
   type PageRequest,
 } from './parts.ts'
 import { aliasArn, checkAliasName } from './reference.ts'
-import { readExisting } from './registry.ts'
+import { readExisting } from './key-record.ts'
 
 export interface AliasEntry {
   readonly name: string

@@ -22,7 +22,7 @@ import type { Grant, KmsKey } from './kms-key.ts'
 import { pageOf, regionColumn, type KmsParts, type Page } from './parts.ts'
 import { CONTEXT_ACTIONS } from './policy/condition-keys.ts'
 import { PRINCIPAL_ARN_PATTERN } from './reference.ts'
-import { grantOf } from './registry.ts'
+import { grantOf } from './key-record.ts'
 
 /** Every operation that a grant may be for (AWS KMS, "Grant operations"). */
 export const GRANTABLE_OPERATIONS = [

@@ -5,15 +5,21 @@
 import { LRUCache } from 'lru-cache'
 
 import type { Catalog, CatalogTransaction } from '../catalog/catalog.ts'
-import { readGrants, type StoredGrant } from '../catalog/grants.ts'
+import { readGrants } from '../catalog/grants.ts'
 import * as catalogKeys from '../catalog/keys.ts'
-import type { KeySpec, KeyUsage } from '../crypto/key-spec.ts'
 import { KeyfoldError } from '../errors.ts'
-import type { KeyMaterial } from '../key-stores/key-store.ts'
+import {
+  grantOf,
+  holdsSame,
+  isSameMaterial,
+  readExisting,
+  recordOf,
+  stateOf,
+} from './key-record.ts'
 import { assertOperable, type KeyOperation } from './key-states.ts'
-import type { Grant, KeyOrigin, KeyState, KmsKey, KmsKeyRegistry } from './kms-key.ts'
+import type { Grant, KmsKey, KmsKeyRegistry } from './kms-key.ts'
 import { servedAloneMs } from './served-alone.ts'
-import { keyArn, keyIdBytes, keyIdsOfBytes, parseKeyReference, replicaRowId } from './reference.ts'
+import { keyIdsOfBytes, parseKeyReference, replicaRowId } from './reference.ts'
 
 /** Keys and aliases kept in memory; the rest is read when it is named. */
 const RECORDS_MAX = 65_536
@@ -346,20 +352,11 @@ export class KeyRegistry implements KmsKeyRegistry {
       // What whoever holds the old record takes for the latest is never a usable key of a store that is gone.
       if (this.#isConnected(keyStore)) this.#records.delete(id)
       else {
-        const state = this.#stateOf(record)
+        const state = stateOf(record.state, { isConnected: false })
         this.#records.set(id, Object.freeze({ ...record, state, epoch: this.#epoch }))
       }
     }
     return changed
-  }
-
-  /**
-   * AWS KMS Developer Guide, "Key states": a key in a disconnected key store is Unavailable, whether it was switched on
-   * or off; one that waits for its deletion goes on doing so.
-   */
-  #stateOf({ state, keyStore }: { readonly state: KeyState; readonly keyStore: string }): KeyState {
-    const isSwitched = state === 'Enabled' || state === 'Disabled'
-    return isSwitched && !this.#isConnected(keyStore) ? 'Unavailable' : state
   }
 
   /** A change of what a family of multi-Region keys shares: whatever else is known of it is read again. */
@@ -422,104 +419,11 @@ export class KeyRegistry implements KmsKeyRegistry {
   }
 
   #recordOf(stored: catalogKeys.StoredKey, grants: readonly Grant[], epoch: number): KmsKey {
-    const [keyId = stored.id] = stored.id.split('@')
-    const idBytes = keyIdBytes(keyId)
-    const region = stored.region ?? this.#catalog.region
-    const { account } = this.#catalog
-    return Object.freeze({
-      id: stored.id,
-      keyId,
-      idBytes,
-      region,
-      arn: keyArn(keyId, { region, account }),
-      state: this.#stateOf({ state: stored.state as KeyState, keyStore: stored.keyStore }),
-      keySpec: stored.keySpec as KeySpec,
-      keyUsage: stored.keyUsage as KeyUsage,
-      origin: stored.origin as KeyOrigin,
-      manager: stored.manager,
-      multiRegion: stored.multiRegion ?? undefined,
-      policy: stored.policy,
-      grants,
-      aliases: stored.aliases.map((row) => row.split('@')[0] as string),
-      description: stored.description,
-      createdAtMs: stored.createdAtMs,
-      deletionAtMs: stored.deletionAtMs ?? undefined,
-      pendingWindowDays: stored.pendingWindowDays ?? undefined,
-      rotationPeriodDays: stored.rotationPeriodDays ?? undefined,
-      nextRotationAtMs: stored.nextRotationAtMs ?? undefined,
-      keyStore: stored.keyStore,
-      externalKeyId: stored.externalKeyId ?? undefined,
-      currentVersion: stored.currentVersion,
-      materials: new Map(
-        stored.materials.map((material) => [
-          material.version,
-          {
-            kmsKeyId: idBytes,
-            version: material.version,
-            keySpec: stored.keySpec as KeySpec,
-            stored: material.stored,
-            publicKey: material.publicKey ?? undefined,
-          },
-        ]),
-      ),
-      materialValidToMs: earliest(stored.materials),
-      tags: new Map(stored.tags.map(({ key, value }) => [key, value])),
-      epoch,
-    })
+    const isConnected = this.#isConnected(stored.keyStore)
+    return recordOf(stored, { grants, epoch, isConnected, location: this.#catalog })
   }
-}
-
-/** Of a key that is there; one that was deleted is there no more, though its tombstone is. */
-export async function readExisting(db: Queries, id: string): Promise<catalogKeys.StoredKey> {
-  const stored = await catalogKeys.readKey(db, id)
-  if (stored === undefined || stored.state === 'Deleted') {
-    throw new KeyfoldError('KMS_KEY_NOT_FOUND')
-  }
-  return stored
 }
 
 function aliasName(alias: string, region: string): string {
   return `${region}/${alias}`
-}
-
-/** Whether what wraps and unwraps is what it was: state, material and all of its versions. */
-function isSameMaterial(before: KmsKey, after: KmsKey): boolean {
-  return (
-    before.state === after.state &&
-    before.currentVersion === after.currentVersion &&
-    holdsSame(before, after.materials.values())
-  )
-}
-
-type Materials = Iterable<Pick<KeyMaterial, 'version' | 'stored'>>
-
-/** The same versions, to the byte: material may be destroyed and imported anew under one number. */
-function holdsSame({ materials }: KmsKey, others: Materials): boolean {
-  let count = 0
-  for (const { version, stored } of others) {
-    const known = materials.get(version)
-    if (known === undefined || Buffer.compare(known.stored, stored) !== 0) return false
-    count++
-  }
-  return count === materials.size
-}
-
-function earliest(materials: catalogKeys.StoredKey['materials']): number | undefined {
-  const moments = materials.map(({ validToMs }) => validToMs).filter((moment) => moment !== null)
-  return moments.length === 0 ? undefined : Math.min(...moments)
-}
-
-export function grantOf(stored: StoredGrant): Grant {
-  const { id, granteePrincipal, operations, constraints, createdAtMs } = stored
-  const pairsOf = (pairs: Readonly<Record<string, string>> | undefined) =>
-    pairs === undefined ? undefined : new Map(Object.entries(pairs))
-  return {
-    id,
-    granteePrincipal,
-    retiringPrincipal: stored.retiringPrincipal ?? undefined,
-    operations,
-    constraints: { equals: pairsOf(constraints.equals), subset: pairsOf(constraints.subset) },
-    name: stored.name ?? undefined,
-    createdAtMs,
-  }
 }

@@ -13,7 +13,7 @@ import { assertOperable } from './key-states.ts'
 import type { KmsKey } from './kms-key.ts'
 import { regionColumn, type KmsParts } from './parts.ts'
 import { keyArn, replicaRowId } from './reference.ts'
-import { readExisting } from './registry.ts'
+import { readExisting } from './key-record.ts'
 import { checkTags } from './tags.ts'
 
 export interface NewReplica {
