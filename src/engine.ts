@@ -1,26 +1,29 @@
 /**
  * The composition root: crypto, catalog, key stores, keys, cache, pool and envelope put together, for the server and
  * for whoever wants the same without one. The main thread loads the addon first and owns every handle and lease.
+ *
+ * What a batch goes through is in engine/data-plane.ts, what guards key stores of other systems in engine/store-guards.ts,
+ * and what follows on a change of a key or a key store in engine/changes.ts.
  */
-import { randomUUID } from 'node:crypto'
-
-import {
-  openAuditLog,
-  type AuditCounters,
-  type AuditEvent,
-  type AuditLog,
-} from './audit/audit-log.ts'
+import { openAuditLog, type AuditCounters, type AuditLog } from './audit/audit-log.ts'
 import { openCatalog, type Catalog } from './catalog/catalog.ts'
 import type { Config } from './config.ts'
 import { chooseCrypto } from './crypto/choose.ts'
 import type { Crypto, KeyTableUsage } from './crypto/crypto.ts'
-import { DataKeyCache, type DataKeyCounters } from './data-keys/data-key-cache.ts'
-import { KeyStoreSource } from './data-keys/key-store-source.ts'
-import { MissBudget } from './data-keys/miss-budget.ts'
-import { createEnvelope, type Envelope } from './envelope/envelope.ts'
+import type { DataKeyCounters } from './data-keys/data-key-cache.ts'
+import { followChanges } from './engine/changes.ts'
+import { createDataPlane, type DataPlane } from './engine/data-plane.ts'
+import {
+  guard,
+  guardedStores,
+  storeChanged,
+  storeFigures,
+  type GuardOptions,
+  type StoreFigures,
+} from './engine/store-guards.ts'
+import type { Envelope } from './envelope/envelope.ts'
 import { KeyfoldError, reasonOf } from './errors.ts'
-import type { GuardFigures } from './key-stores/guard.ts'
-import { GuardedKeyStore, type GuardedStoreSettings } from './key-stores/guarded.ts'
+import type { GuardedStoreSettings } from './key-stores/guarded.ts'
 import { LocalKeyStore } from './key-stores/local.ts'
 import { closeRootKeys, openRootKeys, type OpenRootKeys } from './key-stores/root-key.ts'
 import { SecretSealer } from './key-stores/secret-sealer.ts'
@@ -28,7 +31,6 @@ import { AccessKeys } from './kms/access-keys.ts'
 import { Authorizer } from './kms/authorizer.ts'
 import { CatalogFollower } from './kms/follower.ts'
 import { IdentityPolicies } from './kms/identity-policies.ts'
-import { guardSettingsOf } from './kms/key-store-kinds.ts'
 import type { OpenKeyStore } from './kms/key-store-opener.ts'
 import { KeyStores } from './kms/key-stores.ts'
 import { keyStoreOpener } from './kms/open-key-store.ts'
@@ -38,9 +40,8 @@ import { pullRootFiles } from './kms/root-files.ts'
 import { RootFollower } from './kms/root-follower.ts'
 import { Scheduler } from './kms/scheduler.ts'
 import { Tokens } from './kms/tokens.ts'
-import { WrapBudgets, type WrapFigures } from './kms/wrap-budgets.ts'
-import { Pool } from './pool/pool.ts'
-import { BoundedSlotPool } from './pool/slot-pool.ts'
+import { WrapBudgets } from './kms/wrap-budgets.ts'
+import type { BoundedSlotPool } from './pool/slot-pool.ts'
 
 export interface EngineCounters extends DataKeyCounters, AuditCounters {
   readonly sealKeys: number
@@ -53,13 +54,6 @@ export interface EngineCounters extends DataKeyCounters, AuditCounters {
   readonly keyTable: KeyTableUsage
   /** Of a node on a shared catalog. */
   readonly node: (NonNullable<Catalog['counters']> & { readonly leaseHeld: boolean }) | undefined
-}
-
-/** A key store of another system, as operators see it. */
-export interface StoreFigures {
-  readonly name: string
-  readonly guard: GuardFigures
-  readonly wraps: WrapFigures
 }
 
 export interface EngineOptions {
@@ -96,6 +90,26 @@ export interface Engine {
   /** Throws while requests would fail. */
   ready(): Promise<void>
   close(): Promise<void>
+}
+
+/** What is put together; some of it is nobody else's. */
+interface EngineParts extends Pick<
+  Engine,
+  | 'config'
+  | 'crypto'
+  | 'kms'
+  | 'tokens'
+  | 'accessKeys'
+  | 'identityPolicies'
+  | 'authorizer'
+  | 'scheduler'
+  | 'audit'
+  | 'keyUses'
+> {
+  readonly plane: DataPlane
+  readonly catalog: Catalog
+  readonly local: LocalKeyStore
+  readonly wraps: WrapBudgets
 }
 
 /** How often keys past their age are looked for. */
@@ -136,41 +150,32 @@ async function openOn(
   const nextRoot = next && nextCheck ? { version: next.version, check: nextCheck } : undefined
   const { wallClockMs = Date.now, log } = options
   const wraps = new WrapBudgets(catalog, { log, onWornOut: () => scheduler.wake() })
-  const openKeyStore =
-    options.keyStoreOpener?.(crypto) ??
-    keyStoreOpener({ crypto, location: catalog, pkcs11Modules: config.pkcs11Modules })
+  const guardOptions: GuardOptions = {
+    crypto,
+    defaults: options.guardDefaults,
+    nowMs: wallClockMs,
+    reserveWrap: (...wrap) => wraps.take(...wrap),
+    onChange: (state, store) =>
+      storeChanged(store, state, { audit, dataKeys: plane.dataKeys, timeMs: wallClockMs(), log }),
+    onOrphan: (material, { name }) => {
+      kms.destructions.noteOrphan(name, material).then(
+        () => scheduler.wake(),
+        (error: unknown) => log(`key store ${name} may hold a key that nobody uses: ${error}`),
+      )
+    },
+  }
   const keyStores = await KeyStores.load({
     catalog,
     sealer: secretSealer,
     local,
-    openKeyStore,
-    guarded: (store, { id, settings, keepsOpenKeys }) =>
-      new GuardedKeyStore(store, {
-        name: id,
-        crypto,
-        settings: {
-          purgesOnOutage: !keepsOpenKeys,
-          ...options.guardDefaults,
-          ...guardSettingsOf(settings),
-        },
-        nowMs: wallClockMs,
-        reserveWrap: (...wrap) => wraps.take(...wrap),
-        onChange: (state, changed) => storeChanged(changed, state),
-        onOrphan: (material, { name }) => {
-          kms.destructions.noteOrphan(name, material).then(
-            () => scheduler.wake(),
-            (error: unknown) => log(`key store ${name} may hold a key that nobody uses: ${error}`),
-          )
-        },
-      }),
+    openKeyStore:
+      options.keyStoreOpener?.(crypto) ??
+      keyStoreOpener({ crypto, location: catalog, pkcs11Modules: config.pkcs11Modules }),
+    guarded: (store, record) => guard(store, record, guardOptions),
     modules: new Set(Object.keys(config.pkcs11Modules)),
     nowMs: wallClockMs,
     log,
   })
-  const guardedStores = (): readonly GuardedKeyStore[] =>
-    keyStores.connected
-      .map((id) => keyStores.opened(id))
-      .filter((store) => store instanceof GuardedKeyStore)
   const kms = new Kms(catalog, keyStores, secretSealer, {
     nowMs: wallClockMs,
     rotateAfterMessages: config.rotateAfterMessages,
@@ -183,55 +188,10 @@ async function openOn(
     identityPolicies,
     assertServed: (kmsKey) => kms.registry.assertServed(kmsKey),
   })
-  const audit = await openAuditLog({
-    audit: config.audit,
-    region: config.region,
-    log: options.log,
-  })
-  const nowMs = (): number => performance.now()
-  const missBudget = new MissBudget(config.missBudget, nowMs)
-  const dataKeys = new DataKeyCache({
-    crypto,
-    registry: kms.registry,
-    source: new KeyStoreSource(crypto, (kmsKey) => kms.keyStoreOf(kmsKey)),
-    missBudget,
-    limits: config.messageKey,
-    entriesMax: config.dataKeyCacheEntries,
-    nowMs,
-    warn: options.log,
-  })
-  const pool = new Pool(crypto, config.workers)
-  const slots = new BoundedSlotPool(config.inFlightBytesMax)
-  const envelope = createEnvelope({
-    crypto,
-    registry: kms.registry,
-    dataKeys,
-    keyStoreOf: (kmsKey) => kms.keyStoreOf(kmsKey),
-    missBudget,
-    pool,
-    slots,
-    authorizer,
-  })
-  kms.registry.onChange((kmsKeyId) => {
-    dataKeys.purge(kmsKeyId)
-    const kmsKey = kms.registry.current(kmsKeyId)
-    if (kmsKey !== undefined) keyStores.opened(kmsKey.keyStore)?.forget(kmsKey.idBytes)
-  })
-  keyStores.onChange((id) => {
-    const changed = kms.registry.keyStoreChanged(id)
-    // A key that left memory may have been of that store as well.
-    const isMeant = (kmsKeyId: string): boolean =>
-      changed.has(kmsKeyId) || kms.registry.current(kmsKeyId) === undefined
-    dataKeys.purgeWhere(isMeant)
-    // What deleted keys left there can be destroyed now.
-    scheduler.wake()
-  })
+  const audit = await openAuditLog({ audit: config.audit, region: config.region, log })
+  const plane = createDataPlane({ config, crypto, kms, authorizer, warn: log })
   const scheduler = new Scheduler({ catalog, works: kms.dueWorks, nowMs: wallClockMs, log })
-  kms.registry.onChange((kmsKeyId) => {
-    // A key that was enabled again may be overdue; imported material may expire in a moment.
-    const { nextRotationAtMs, origin } = kms.registry.current(kmsKeyId) ?? {}
-    if (nextRotationAtMs !== undefined || origin === 'EXTERNAL') scheduler.wake()
-  })
+  followChanges(kms, plane.dataKeys, scheduler)
   await catalog
     .join({
       follower: new CatalogFollower(catalog, {
@@ -247,63 +207,34 @@ async function openOn(
       log,
     })
     .catch(async (error: unknown) => {
-      await pool.close()
+      await plane.pool.close()
       await audit.close()
       throw error
     })
   scheduler.wake()
   keyStores.resume()
-  const keyUses = new KeyUses(catalog, options.log)
-  const storeChanged = (store: GuardedKeyStore, state: 'open' | 'closed'): void => {
-    const { failures } = store.guard.figures
-    const reachable = state === 'closed'
-    log(
-      `key store ${store.name} ${reachable ? 'answers again' : `is away (${failures} calls failed)`}`,
-    )
-    if (!reachable && store.settings.purgesOnOutage) dataKeys.purgeOpened(store.name)
-    recordNoticed(audit, {
-      timeMs: wallClockMs(),
-      operation: reachable ? 'KeyStoreReachable' : 'KeyStoreUnreachable',
-      parameters: { keyStore: store.name, callsFailed: failures },
-    })
-  }
+  const keyUses = new KeyUses(catalog, log)
+  const opened = { config, crypto, kms, tokens, accessKeys, identityPolicies, authorizer }
+  return running({ ...opened, plane, scheduler, audit, keyUses, catalog, local, wraps })
+}
+
+/** Everything is open: what may be asked of it from here on, until it is closed. */
+function running(parts: EngineParts): Engine {
+  const { plane, catalog, local, wraps, ...shown } = parts
+  const { config, crypto, kms, accessKeys, scheduler, audit, keyUses } = shown
+  const { dataKeys, pool, slots, envelope } = plane
+  const { keyStores } = kms
   const sweeper = setInterval(() => dataKeys.sweep(), SWEEP_MS)
   sweeper.unref()
   let locked = false
   const lockListeners: (() => void)[] = []
 
   return {
-    config,
-    crypto,
-    kms,
-    tokens,
-    accessKeys,
-    identityPolicies,
-    authorizer,
+    ...shown,
     envelope,
     slots,
-    scheduler,
-    audit,
-    keyUses,
-    counters: () => ({
-      ...dataKeys.counters,
-      ...audit.counters,
-      sealKeys: dataKeys.sealKeys,
-      openKeys: dataKeys.openKeys,
-      missesRefused: missBudget.refused,
-      inlineBatches: pool.inlineBatches,
-      pooledBatches: pool.pooledBatches,
-      bytesInFlight: slots.bytesInUse,
-      overloads: slots.refused,
-      keyTable: crypto.keyTableUsage(),
-      node: catalog.counters && { ...catalog.counters, leaseHeld: catalog.lease.held },
-    }),
-    storeFigures: () =>
-      guardedStores().map(({ name, guard }) => ({
-        name,
-        guard: guard.figures,
-        wraps: wraps.figures(name),
-      })),
+    counters: () => countersOf(parts),
+    storeFigures: () => storeFigures(keyStores, wraps),
     lock: () => {
       locked = true
       // The table first: whatever else happens, the keys are gone.
@@ -323,7 +254,7 @@ async function openOn(
       if (config.audit.mode === 'strict') audit.assertAvailable()
       catalog.lease.assertHeld()
       await local.probe()
-      const required = guardedStores().filter(({ settings }) => settings.required)
+      const required = guardedStores(keyStores).filter(({ settings }) => settings.required)
       await Promise.all(required.map((store) => store.probe()))
       await catalog.db.selectFrom('changes').select('number').executeTakeFirstOrThrow()
     },
@@ -342,6 +273,23 @@ async function openOn(
   }
 }
 
+function countersOf({ plane, audit, crypto, catalog }: EngineParts): EngineCounters {
+  const { dataKeys, missBudget, pool, slots } = plane
+  return {
+    ...dataKeys.counters,
+    ...audit.counters,
+    sealKeys: dataKeys.sealKeys,
+    openKeys: dataKeys.openKeys,
+    missesRefused: missBudget.refused,
+    inlineBatches: pool.inlineBatches,
+    pooledBatches: pool.pooledBatches,
+    bytesInFlight: slots.bytesInUse,
+    overloads: slots.refused,
+    keyTable: crypto.keyTableUsage(),
+    node: catalog.counters && { ...catalog.counters, leaseHeld: catalog.lease.held },
+  }
+}
+
 function warnOfRotation(
   { previous, nextFailure }: OpenRootKeys,
   { shared, log }: { readonly shared: boolean; readonly log: EngineOptions['log'] },
@@ -356,29 +304,4 @@ function warnOfRotation(
         reasonOf(nextFailure),
     )
   }
-}
-
-/** What no request did. It happened whether or not the log takes it: nobody is refused for that. */
-function recordNoticed(
-  audit: AuditLog,
-  noticed: Pick<AuditEvent, 'timeMs' | 'operation' | 'parameters'>,
-): void {
-  if (!audit.on) return
-  const event: AuditEvent = {
-    ...noticed,
-    requestId: randomUUID(),
-    door: 'server',
-    principalArn: '',
-    credentialId: '',
-    sourceAddress: undefined,
-    keyArns: [],
-    encryptionContext: undefined,
-    messages: 0,
-    bytes: 0,
-    failed: 0,
-    outcome: 'Success',
-    decidedBy: undefined,
-  }
-  // A log that takes nothing says so itself.
-  audit.recordDurably(event).catch(() => undefined)
 }

@@ -4,7 +4,8 @@
  */
 import { Counter, Gauge, Registry } from 'prom-client'
 
-import type { Engine, EngineCounters, StoreFigures } from '../engine.ts'
+import type { Engine, EngineCounters } from '../engine.ts'
+import type { StoreFigures } from '../engine/store-guards.ts'
 import type { StreamFigures } from './streams/streams.ts'
 
 /** Upper bounds in seconds, and one bucket for all that is slower. */
