@@ -8,6 +8,7 @@ import { KeyfoldError } from '../errors.ts'
 import type { RequestOrigin } from '../kms/kms-key.ts'
 import type { Slot, SlotPool } from '../pool/slot.ts'
 import type { Answer } from './answer.ts'
+import { ChunkedAnswer, type ChunkedHead } from './chunked-answer.ts'
 import { STATUS_OK, type Header } from './http.ts'
 import type { HttpResponse } from './uws.ts'
 
@@ -15,16 +16,6 @@ import type { HttpResponse } from './uws.ts'
 const SLICE_BYTES_MAX = 1024 * 1024
 /** Below this an answer goes out in one call, and the front end keeps what the socket does not take. */
 const SMALL_ANSWER_BYTES_MAX = 64 * 1024
-/** One write of an answer in parts: so much of it the front end may keep. */
-const CHUNK_BYTES_MAX = 320 * 1024
-/**
- * How a paused connection is asked whether it takes more: soon, then less often, and for half a minute in all, in which
- * a caller at 16 KB/s takes what the front end keeps.
- */
-const ASK_MS_MIN = 1
-const ASK_MS_MAX = 64
-const ASKED_MAX = 480
-const NOTHING: Uint8Array = new Uint8Array(0)
 const FIRST_SLOT_BYTES = 256 * 1024
 
 /**
@@ -65,12 +56,6 @@ export class Body implements RequestBytes {
   }
 }
 
-/** What goes before an answer whose length is not known. */
-export interface ChunkedHead {
-  readonly contentType: string
-  readonly headers: readonly Header[]
-}
-
 export class Exchange implements RequestOrigin {
   readonly #response: HttpResponse
   readonly secureTransport: boolean
@@ -80,18 +65,7 @@ export class Exchange implements RequestOrigin {
   /** Set when the caller went away, or the answer is out: the response must not be touched any more. */
   #gone = false
   #onGone: (() => void) | undefined
-  #paused = false
-  /** Whether the front end was told so. */
-  #stopped = false
-  /** Of an answer in parts: what the front end was not given yet, and whether it holds what the socket did not take. */
-  #unsent = NOTHING
-  #congested = false
-  #asked = 0
-  #asking: NodeJS.Timeout | undefined
-  #chunkedHead: ChunkedHead | undefined
-  #begun = false
-  /** Set while the caller has not taken what they were sent. */
-  #whenTaken: { resolve(): void; reject(error: KeyfoldError): void } | undefined
+  #chunked: ChunkedAnswer | undefined
 
   /** `over` is called once, when the last byte is out or the caller is gone. */
   constructor(
@@ -111,14 +85,13 @@ export class Exchange implements RequestOrigin {
       const onGone = this.#onGone
       this.#onGone = undefined
       this.#end()
-      this.#whenTaken?.reject(new KeyfoldError('ABORTED'))
       onGone?.()
     })
   }
 
   #end(): void {
     this.#gone = true
-    clearTimeout(this.#asking)
+    this.#chunked?.abandon()
     this.#onOver()
   }
 
@@ -186,168 +159,34 @@ export class Exchange implements RequestOrigin {
     })
   }
 
+  /** An answer in parts, where the body may come in parts too. What is sent in place of it abandons it. */
+  answerInChunks(head: ChunkedHead): ChunkedAnswer {
+    this.#chunked = new ChunkedAnswer(this.#response, {
+      secureTransport: this.secureTransport,
+      head,
+      cut: () => this.cut(),
+      over: () => {
+        this.#onGone = undefined
+        this.#end()
+      },
+    })
+    return this.#chunked
+  }
+
   /**
-   * Hands the body over as it comes, in views that are good until `taken` returns, for an answer in parts with this
-   * head; `gone` is called where the caller goes away before the answer is out.
+   * Hands the body over as it comes, in views that are good until `taken` returns; `gone` is called where the caller
+   * goes away before the answer is out.
    */
-  receiveChunks(
-    head: ChunkedHead,
-    taken: (chunk: Uint8Array, isLast: boolean) => void,
-    gone: () => void,
-  ): void {
-    this.#chunkedHead = head
+  receiveChunks(taken: (chunk: Uint8Array, isLast: boolean) => void, gone: () => void): void {
     this.#onGone = gone
-    // What is polled for when a connection goes on is what the front end last saw of any that was paused in the same
-    // state: one with nothing to send has to be among them.
-    this.#response.pause()
-    this.#response.resume()
     this.#response.onData((chunk, isLast) => {
       if (!this.#gone) taken(new Uint8Array(chunk), isLast)
     })
   }
 
-  /** What the kernel has of the body already may come all the same. */
-  pause(): void {
-    this.#paused = true
-    this.#stop()
-    // At the end of its own handlers the front end may write, and go on reading where that fails.
-    setImmediate(() => this.#stop())
-    if (this.#congested) this.#askLater()
-  }
-
-  resume(): void {
-    this.#paused = false
-    this.#go()
-  }
-
-  /**
-   * Over TLS the front end drops what it has read and not handled yet when it writes, and it writes whenever it reads
-   * while something waits to be sent: then nothing is read.
-   */
-  get #mustStop(): boolean {
-    return this.#paused || (this.secureTransport && this.#congested && this.#unsent.length > 0)
-  }
-
-  /** The front end's pause stops everything, also that it tells when the socket takes more: then it is asked. */
-  #stop(): void {
-    if (this.#gone || !this.#mustStop) return
-    this.#stopped = true
-    this.#response.pause()
-  }
-
-  #go(): void {
-    if (this.#gone || !this.#stopped || this.#mustStop) return
-    this.#stopped = false
-    this.#response.resume()
-  }
-
-  /** Whether a part of the answer is out: from then on an error can only be seen as an answer without its end. */
-  get begun(): boolean {
-    return this.#begun
-  }
-
-  /**
-   * The next part of an answer of unknown length, one at a time; the head goes before the first one. The promise, if
-   * there is one, resolves when more is wanted; until then `bytes` stay as they are. Throws and rejects with ABORTED
-   * where the caller is gone.
-   */
-  write(bytes: Uint8Array): Promise<void> | undefined {
-    if (this.#gone) throw new KeyfoldError('ABORTED')
-    this.#unsent = bytes
-    if (this.secureTransport) {
-      // Not within the handler of a part of the body: see above.
-      setImmediate(() => this.#gone || this.#writeOn())
-    } else if (this.#writeUnsent()) {
-      return undefined
-    }
-    return new Promise((resolve, reject) => (this.#whenTaken = { resolve, reject }))
-  }
-
-  /**
-   * Tries again to write what waits. While a caller sends as fast as it is read, the front end reads on in one go,
-   * paused or not, and no timer is met: then this is what lets the answer out.
-   */
-  writeAgain(): void {
-    // Over TLS that would cost what was read and not handled yet.
-    if (this.#gone || this.secureTransport || !this.#congested) return
-    if (this.#whenTaken !== undefined) this.#writeOn()
-  }
-
-  /** The end of an answer that was written in parts. */
-  finish(): void {
-    if (this.#gone) return
-    // What the front end has still to send waits as well where it is paused.
-    this.#unsent = NOTHING
-    this.resume()
-    this.#response.cork(() => {
-      this.#beginChunks()
-      this.#response.end()
-    })
-    this.#onGone = undefined
-    this.#end()
-  }
-
   /** Ends the connection, so that nobody takes what they were sent for a whole answer. */
   cut(): void {
     if (!this.#gone) this.#response.close()
-  }
-
-  #beginChunks(): void {
-    if (this.#begun) return
-    const { contentType, headers } = this.#chunkedHead as ChunkedHead
-    this.#begun = true
-    const response = this.#response
-    response.writeHeader('Content-Type', contentType)
-    for (const [name, value] of headers) response.writeHeader(name, value)
-    response.onWritable(() => {
-      this.#writeOn()
-      return true
-    })
-  }
-
-  #writeOn(): void {
-    if (!this.#writeUnsent()) return
-    const waiting = this.#whenTaken
-    this.#whenTaken = undefined
-    waiting?.resolve()
-  }
-
-  /**
-   * Writes on until the socket takes no more, and answers whether everything is written. What the socket does not take,
-   * the front end keeps, without a bound, and does not tell how much it is: whether that is gone is found out a byte at
-   * a time, for which some are kept back.
-   */
-  #writeUnsent(): boolean {
-    this.#response.cork(() => this.#beginChunks())
-    while (this.#unsent.length > 0) {
-      const whole = Math.min(this.#unsent.length - ASKED_MAX, CHUNK_BYTES_MAX)
-      const bytes = this.#congested ? 1 : whole > 0 ? whole : this.#unsent.length
-      const slice = this.#unsent.subarray(0, bytes)
-      this.#unsent = this.#unsent.subarray(bytes)
-      this.#response.cork(() => (this.#congested = !this.#response.write(slice)))
-      if (!this.#congested) {
-        this.#asked = 0
-        continue
-      }
-      // A write that fails makes the front end read on.
-      this.#stop()
-      this.#askLater()
-      return this.#unsent.length === 0
-    }
-    this.#go()
-    return true
-  }
-
-  /** As the front end tells it where it is not stopped. */
-  #askLater(): void {
-    if (!this.#stopped || this.#asking !== undefined) return
-    const ms = Math.min(ASK_MS_MIN * 2 ** this.#asked, ASK_MS_MAX)
-    this.#asking = setTimeout(() => {
-      this.#asking = undefined
-      if (this.#gone || !this.#stopped || !this.#congested) return
-      if (++this.#asked > ASKED_MAX) this.cut()
-      else this.#writeOn()
-    }, ms)
   }
 
   /** Sends the answer and releases it when its last byte is gone, or the caller is. */

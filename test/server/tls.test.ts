@@ -13,7 +13,7 @@ import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest'
 import type { SettingTexts } from '../../dist/config.js'
 import { makeCertificates } from '../certificates.ts'
 import { startService, type Service } from '../service.ts'
-import { pack, unpack } from './caller.ts'
+import { bearer, pack, unpack } from './caller.ts'
 
 const hasOpenssl = spawnSync('openssl', ['version']).status === 0
 
@@ -33,6 +33,7 @@ interface Got {
   readonly status: number
   readonly body: Readonly<Record<string, unknown>> & { readonly code?: string }
   readonly text: string
+  readonly bytes: number
 }
 
 async function ask(
@@ -64,7 +65,7 @@ async function ask(
         ? JSON.parse(bytes.toString())
         : {}
   ) as Got['body']
-  return { status: response.statusCode, body, text: bytes.toString() }
+  return { status: response.statusCode, body, text: bytes.toString(), bytes: bytes.length }
 }
 
 /** The connection's end, in one word: `open`, the status of a refusal, or the error's code. */
@@ -150,7 +151,7 @@ if (!hasOpenssl && process.env['CI'] === undefined) {
           headers,
         })
       }
-      const plaintext = randomBytes(24 * 2 ** 20)
+      const plaintext = randomBytes(160 * 2 ** 20)
       const sealing = open(`/v1/streams/encrypt?key=${String(keyId)}`)
       const opening = open('/v1/streams/decrypt')
       const opened = once(opening, 'response')
@@ -162,6 +163,28 @@ if (!hasOpenssl && process.env['CI'] === undefined) {
       for await (const part of answer) parts.push(part as Buffer)
       expect(Buffer.concat(parts).equals(plaintext)).toBe(true)
       expect(service.engine.slots.bytesInUse).toBe(0)
+    })
+
+    test('a stream whose caller sends nothing yet has sent all that there is', async () => {
+      const service = await start(tls())
+      const { keyId } = (await ask(service, 'POST', '/v1/keys', {}, {})).body
+      const path = `/v1/streams/encrypt?key=${String(keyId)}`
+      const whole = await ask(service, 'PUT', path, { headers: bearer(service) }, undefined)
+      const sealing = request(service.url + path, {
+        method: 'PUT',
+        ca: pem('ca.crt'),
+        agent: false,
+        headers: { ...bearer(service), 'transfer-encoding': 'chunked' },
+      })
+      sealing.flushHeaders()
+      const [sealed] = (await once(sealing, 'response')) as [IncomingMessage]
+      // A final frame of nothing: 8 bytes of number, 12 of IV, 4 of length, 16 of tag (message format reference).
+      let left = whole.bytes - 40
+      for await (const part of sealed) {
+        left -= (part as Buffer).length
+        if (left <= 0) break
+      }
+      expect(left).toBe(0)
     })
 
     test('who does not know the CA does not talk to the server', async () => {

@@ -35,23 +35,26 @@ export class StreamDoor {
       this.#intake.sourceAddressOf(response),
     )
     const requestId = record?.requestId ?? this.#intake.nextRequestId()
-    const head = { contentType: BYTES_TYPE, headers: [['X-Request-Id', requestId]] as const }
+    const answer = exchange.answerInChunks({
+      contentType: BYTES_TYPE,
+      headers: [['X-Request-Id', requestId]],
+    })
     const work = async (): Promise<typeof NOTHING_HELD> => {
       this.#intake.assertOpen()
       const principal = this.#intake.authenticate(
         this.#intake.credentialsOf(response, authorization),
       )
       record?.by(principal)
-      await this.#streams.run({ op, query, exchange, head, principal, record })
+      await this.#streams.run({ op, query, exchange, answer, principal, record })
       return NOTHING_HELD
     }
     const succeed = (): void => {
-      exchange.finish()
+      answer.finish()
       figures.count(200, performance.now() - startedMs)
     }
     const fail = (error: unknown): void => {
       let status: number
-      if (exchange.begun) {
+      if (answer.begun) {
         const known = this.#intake.knownError(error, requestId)
         if (known.code !== 'ABORTED') {
           this.#intake.log.warn({ requestId, code: known.code }, 'a stream was cut')
@@ -60,7 +63,7 @@ export class StreamDoor {
         status = known.status
       } else {
         // What is left of the body is read and dropped.
-        exchange.resume()
+        answer.resume()
         status = this.#intake.sendError(exchange, error, jsonAnswer, requestId)
       }
       figures.count(status, performance.now() - startedMs)

@@ -12,7 +12,8 @@ import { KeyfoldError } from '../../errors.ts'
 import { SERVED_HELD_BYTES_MAX, SERVED_RUN_BYTES } from '../../limits.ts'
 import type { Slot, SlotPool } from '../../pool/slot.ts'
 import type { Conversion } from '../../streams/conversion.ts'
-import type { ChunkedHead, Exchange } from '../exchange.ts'
+import type { ChunkedAnswer } from '../chunked-answer.ts'
+import type { Exchange } from '../exchange.ts'
 
 /** What came while the conversion was busy; chunks that are small share one. */
 interface Held {
@@ -24,6 +25,7 @@ const NOTHING = new Uint8Array(0)
 
 export class Stream {
   readonly #exchange: Exchange
+  readonly #answer: ChunkedAnswer
   readonly #conversion: Conversion
   readonly #slots: SlotPool
   /** Bytes of the body that the conversion was given. */
@@ -36,18 +38,22 @@ export class Stream {
   #settle!: { resolve(): void; reject(error: unknown): void }
   #failed = false
 
-  constructor(exchange: Exchange, conversion: Conversion, slots: SlotPool) {
-    this.#exchange = exchange
+  constructor(
+    ends: { readonly exchange: Exchange; readonly answer: ChunkedAnswer },
+    conversion: Conversion,
+    slots: SlotPool,
+  ) {
+    this.#exchange = ends.exchange
+    this.#answer = ends.answer
     this.#conversion = conversion
     this.#slots = slots
   }
 
   /** Resolves when all of the answer but its end is taken. Throws what ended the stream before. */
-  run(head: ChunkedHead): Promise<void> {
+  run(): Promise<void> {
     return new Promise((resolve, reject) => {
       this.#settle = { resolve, reject }
       this.#exchange.receiveChunks(
-        head,
         (chunk, isLast) => this.#take(chunk, isLast),
         () => this.fail(new KeyfoldError('ABORTED')),
       )
@@ -71,10 +77,10 @@ export class Stream {
       void this.#convert(chunk)
       return
     }
-    this.#exchange.pause()
+    this.#answer.pause()
     try {
       this.#hold(chunk)
-      this.#exchange.writeAgain()
+      this.#answer.writeAgain()
     } catch (error) {
       this.fail(error)
     }
@@ -112,7 +118,7 @@ export class Stream {
         return
       }
       this.#busy = false
-      this.#exchange.resume()
+      this.#answer.resume()
     } catch (error) {
       this.fail(error)
     }

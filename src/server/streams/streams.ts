@@ -24,7 +24,8 @@ import type { Conversion } from '../../streams/conversion.ts'
 import { MessageOpener } from '../../streams/message-opener.ts'
 import { MessageSealer } from '../../streams/message-sealer.ts'
 import type { Emit } from '../../streams/window.ts'
-import type { ChunkedHead, Exchange } from '../exchange.ts'
+import type { ChunkedAnswer } from '../chunked-answer.ts'
+import type { Exchange } from '../exchange.ts'
 import { CallerKeyring, type StreamCaller } from './keyring.ts'
 import { readParameters, type StreamOperation, type StreamParameters } from './parameters.ts'
 import { Stream } from './stream.ts'
@@ -41,7 +42,7 @@ export interface StreamRequest extends Omit<StreamCaller, 'key' | 'origin'> {
   readonly op: StreamOperation
   readonly query: string
   readonly exchange: Exchange
-  readonly head: ChunkedHead
+  readonly answer: ChunkedAnswer
 }
 
 export interface StreamFigures {
@@ -70,7 +71,7 @@ export class Streams {
    * Resolves when all of the answer but its end is taken; the end is the caller's to send. Errors: OVERLOADED,
    * REQUEST_MALFORMED, LIMIT_EXCEEDED, ABORTED, LOCKED, those of conversions and of the keyring.
    */
-  async run({ op, query, exchange, head, principal, record }: StreamRequest): Promise<void> {
+  async run({ op, query, exchange, answer, principal, record }: StreamRequest): Promise<void> {
     if (record !== undefined) record.messages = 1
     if (this.#engine.locked) throw new KeyfoldError('LOCKED')
     const parameters = readParameters(op, query)
@@ -88,15 +89,19 @@ export class Streams {
     let sentBytes = 0
     const send: Emit = (bytes) => {
       sentBytes += bytes.length
-      return exchange.write(bytes)
+      return answer.write(bytes)
     }
     let stream: Stream | undefined
     try {
       charges.take(SERVED_STREAM_BYTES)
       const create = op === 'encrypt' ? createSealer : createOpener
-      stream = new Stream(exchange, create(keyring, parameters, charges, send), this.#engine.slots)
+      stream = new Stream(
+        { exchange, answer },
+        create(keyring, parameters, charges, send),
+        this.#engine.slots,
+      )
       this.#running.add(stream)
-      await stream.run(head)
+      await stream.run()
     } finally {
       if (stream !== undefined) this.#running.delete(stream)
       charges.release()
