@@ -13,7 +13,7 @@ import type { HttpResponse } from './uws.ts'
 const SLICE_BYTES_MAX = 320 * 1024
 /**
  * Over TLS, where a record is no larger: together with what was kept back and what the front end puts around it no more
- * than it gathers before it asks the socket, 16 KiB. What does not fit, uWebSockets.js drops before 20.76 where the
+ * than it gathers before it asks the socket, 16 KiB. What does not fit, uWebSockets drops before 20.77 where the
  * socket does not take what was gathered.
  */
 const TLS_SLICE_BYTES_MAX = 15_000
