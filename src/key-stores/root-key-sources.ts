@@ -136,7 +136,7 @@ async function makeRootKey(
   }
   const rootKey = randomBytes(ROOT_KEY_BYTES)
   if (config.rootKey.source === 'file') {
-    return { rootKey, file: { path, content: Buffer.from(`${rootKey.toString('hex')}\n`) } }
+    return { rootKey, file: { path, content: encodeRootKey(rootKey) } }
   }
   try {
     const sealed = await sealRootKey(config.rootKeyStoreFile, crypto, rootKey, rootVersion)
@@ -191,6 +191,17 @@ function rootKeyOfVariable(name: 'KEYFOLD_ROOT_KEY' | 'KEYFOLD_ROOT_KEY_NEXT'): 
 }
 
 /** 64 hex digits, and a newline. Not by way of a string: those cannot be wiped. */
+function encodeRootKey(rootKey: Uint8Array): Uint8Array {
+  const digitOf = (nibble: number): number => nibble + (nibble < 10 ? 0x30 : 0x61 - 10)
+  const digits = new Uint8Array(2 * ROOT_KEY_BYTES + 1).fill(0x0a)
+  rootKey.forEach((byte, i) => {
+    digits[2 * i] = digitOf(byte >> 4)
+    digits[2 * i + 1] = digitOf(byte & 0x0f)
+  })
+  return digits
+}
+
+/** What encodeRootKey makes, the newline left out or not. */
 function decodeRootKey(digits: Uint8Array, where: string): Uint8Array {
   const rootKey = new Uint8Array(ROOT_KEY_BYTES)
   const length = digits.at(-1) === 0x0a ? digits.length - 1 : digits.length
