@@ -4,7 +4,6 @@
  *
  * Between looking and acting there is no await.
  */
-import type { Crypto } from '../crypto/crypto.ts'
 import { assertUsable, type KmsKeyRegistry } from '../kms/kms-key.ts'
 import { Evictions } from './cached-key.ts'
 import { FetchRules } from './fetch-rules.ts'
@@ -16,25 +15,17 @@ import type {
   SealLease,
   SealLeaseRequest,
 } from './lease.ts'
-import type { MessageKeySource } from './message-key-source.ts'
 import type { MissBudget } from './miss-budget.ts'
 import { OpenKeys } from './open-keys.ts'
 import { ReuseWatch } from './reuse-watch.ts'
-import { SealKeys } from './seal-keys.ts'
+import { SealKeys, type SealKeysOptions } from './seal-keys.ts'
 
-export interface DataKeyCacheOptions {
-  readonly crypto: Crypto
+export interface DataKeyCacheOptions extends Pick<
+  SealKeysOptions,
+  'crypto' | 'source' | 'limits' | 'entriesMax' | 'nowMs'
+> {
   readonly registry: Pick<KmsKeyRegistry, 'current' | 'assertServed'>
-  readonly source: MessageKeySource
   readonly missBudget: MissBudget
-  readonly limits: {
-    readonly ageMsMax: number
-    readonly messagesMax: number
-    readonly bytesMax: number
-  }
-  readonly entriesMax: number
-  /** Monotonic. */
-  readonly nowMs: () => number
   /** For operators: who uses the cache so that it cannot serve them. */
   readonly warn: (message: string) => void
 }

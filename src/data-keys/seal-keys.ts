@@ -16,7 +16,7 @@ import type { CanonicalContext, SealLease, SealLeaseRequest } from './lease.ts'
 import type { MessageKeySource } from './message-key-source.ts'
 import type { ReuseWatch } from './reuse-watch.ts'
 
-interface SealKeysOptions {
+export interface SealKeysOptions {
   readonly crypto: Crypto
   readonly source: MessageKeySource
   readonly rules: FetchRules

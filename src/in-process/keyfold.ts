@@ -18,6 +18,7 @@ import type { Crypto } from '../crypto/crypto.ts'
 import type { CanonicalContext } from '../data-keys/lease.ts'
 import type { BatchResult, Form, RequestBytes } from '../envelope/batch.ts'
 import type { Envelope } from '../envelope/envelope.ts'
+import type { MaybePromise } from '../envelope/parts.ts'
 import { KeyfoldError } from '../errors.ts'
 import { Walker } from '../format/msgpack.ts'
 import { decodeDecryptRequest, decodeEncryptRequest } from '../format/requests.ts'
@@ -80,12 +81,13 @@ export interface InProcessParts {
   readonly slots: SlotPool
   readonly principal: Principal
   /** Runs an operation and tells whoever keeps records how it ended. */
-  readonly recorded: (operation: Operation, run: () => MaybePromise) => Promise<BatchResult>
+  readonly recorded: (
+    operation: Operation,
+    run: () => MaybePromise<BatchResult>,
+  ) => Promise<BatchResult>
   readonly counters: () => InProcessCounters
   readonly close: () => Promise<void>
 }
-
-type MaybePromise = BatchResult | Promise<BatchResult>
 
 export interface Operation {
   readonly name: 'Encrypt' | 'Decrypt'
