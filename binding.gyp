@@ -12,6 +12,7 @@
         "native/frames.cc",
         "native/key_table.cc",
         "native/keys.cc",
+        "native/listener.cc",
         "native/message_batch.cc",
         "native/packed_batch.cc",
         "native/sha2.cc",

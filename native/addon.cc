@@ -13,6 +13,7 @@
 #include "cpu.h"
 #include "frames.h"
 #include "keys.h"
+#include "listener.h"
 #include "message_batch.h"
 #include "packed_batch.h"
 #include "wipe.h"
@@ -717,6 +718,15 @@ napi_value BootTimeMs(napi_env env, napi_callback_info) {
   return milliseconds;
 }
 
+// boundReceiveBuffers(port, bytes) -> sockets
+napi_value BoundReceive(napi_env env, napi_callback_info info) {
+  Arguments arguments(env, info);
+  const size_t port = arguments.Size();
+  const size_t bytes = arguments.Size();
+  if (!arguments.ok() || port > UINT16_MAX || bytes > INT32_MAX) return arguments.Misuse();
+  return arguments.Return(static_cast<double>(BoundReceiveBuffers(static_cast<uint16_t>(port), bytes)));
+}
+
 struct Function {
   const char* name;
   Callback callback;
@@ -754,6 +764,7 @@ constexpr Function kFunctions[] = {
     {"insecureHkdf", InsecureHkdf},
     {"sha256", Hash},
     {"bootTimeMs", BootTimeMs},
+    {"boundReceiveBuffers", BoundReceive},
 };
 
 Napi::Object Init(Napi::Env env, Napi::Object exports) {

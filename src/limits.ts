@@ -263,6 +263,11 @@ export const SERVED_STREAMS_MAX = 256
 export const SERVED_RUN_BYTES = 2 ** 19
 /** What one holds: memory for two runs to gather in, one that is worked on, and one in the front end. */
 export const SERVED_STREAM_BYTES = 4 * SERVED_RUN_BYTES
+/**
+ * The receive buffer of a connection over TLS, of which Linux takes twice the figure: less than the front end reads at once
+ * (see server/uws.ts), and below net.core.rmem_max where nobody has changed that.
+ */
+export const TLS_RECEIVE_BUFFER_BYTES = 192 * 2 ** 10
 /** What comes on top while it is busy, and is charged for as it comes: the kernel's buffer, however generous. */
 export const SERVED_HELD_BYTES_MAX = 64 * 2 ** 20
 /** Longer frames are charged for by themselves. */
@@ -409,6 +414,8 @@ assert(4 * FRAME_BYTES_READ_MAX <= STREAM_WINDOW_BYTES)
 assert(
   SERVED_STREAMS_MAX * SERVED_STREAM_BYTES + REQUEST_BYTES_MAX_DEFAULT < IN_FLIGHT_BYTES_DEFAULT,
 )
+// The front end hands over whole what it has read, where that does not fill its buffer.
+assert(2 * TLS_RECEIVE_BUFFER_BYTES < SERVED_RUN_BYTES)
 // What comes in one piece is copied before a conversion first waits.
 assert(SERVED_RUN_BYTES <= FRAME_RUN_BYTES)
 // Sequence numbers have 32 bits.

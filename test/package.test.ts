@@ -1,11 +1,16 @@
 /** The package: what it is made of, what is in it, and that it installs on a machine without a compiler. */
 import { spawnSync } from 'node:child_process'
+import { once } from 'node:events'
 import { cpSync, existsSync, mkdirSync, readdirSync, readFileSync, symlinkSync } from 'node:fs'
+import type { IncomingMessage } from 'node:http'
+import { request } from 'node:https'
 import { builtinModules } from 'node:module'
 import { join } from 'node:path'
+import { buffer } from 'node:stream/consumers'
 import { describe, expect, test } from 'vitest'
 
-import { inDirectory, ROOT, run, start } from './cli/command.ts'
+import { makeCertificates } from './certificates.ts'
+import { inDirectory, ROOT, run, serve, start, type Environment } from './cli/command.ts'
 
 type Versions = Readonly<Record<string, string>>
 
@@ -131,6 +136,41 @@ function registryAnswers(): boolean {
   return spawnSync('npm', ['ping', ...flags]).status === 0
 }
 
+/** The front end may lose parts of them, and nothing but the addon keeps it from that. */
+async function refusesStreamsOverTls(
+  directory: string,
+  main: string,
+  env: Environment,
+): Promise<void> {
+  makeCertificates(directory, 'ca', 'server')
+  const file = (name: string): string => join(directory, name)
+  const tls = ['--tls-cert', file('server.crt'), '--tls-key', file('server.key')]
+  const server = await serve(['--dev', ...tls], { env, main })
+  const ask = async (method: string, path: string, body: string): Promise<Buffer> => {
+    const asked = request(server.ready.url + path, {
+      method,
+      ca: readFileSync(file('ca.crt')),
+      agent: false,
+      headers: {
+        authorization: `Bearer ${String(server.ready.token)}`,
+        'content-type': 'application/json',
+        accept: 'application/json',
+      },
+    })
+    asked.end(body)
+    const [answer] = (await once(asked, 'response')) as [IncomingMessage]
+    return buffer(answer)
+  }
+  const { keyId } = JSON.parse(String(await ask('POST', '/v1/keys', '{}'))) as { keyId: string }
+  const refused = await ask('PUT', `/v1/streams/encrypt?key=${keyId}`, 'a stream')
+  const { stderr } = await server.stop()
+  expect(JSON.parse(String(refused))).toMatchObject({
+    code: 'NATIVE_UNAVAILABLE',
+    message: expect.stringContaining('streams over TLS') as string,
+  })
+  expect(stderr).toMatch(/"level":40.*STREAMS OVER TLS ARE REFUSED/)
+}
+
 describe('npm ci without compiler, make and Python', () => {
   const title = 'installs, says loudly what is missing, and serves on node:crypto, loudly again'
   const reachable = registryAnswers()
@@ -181,6 +221,8 @@ describe('npm ci without compiler, make and Python', () => {
       expect(stderr).toMatch(/"level":40.*THE NATIVE CORE IS NOT IN USE .*node:crypto/)
       expect(text).toMatch(/^keyfold is ready at http:\S+ \(node\)\n/)
       expect(code).toBe(0)
+
+      await refusesStreamsOverTls(directory, main, env)
 
       const native = await run(process.execPath, [...args, '--crypto', 'native'], { env })
       expect(native.code).toBe(1)

@@ -1,9 +1,8 @@
 /**
  * An answer of unknown length on uWebSockets.js, written in parts while the body of its request still comes in. The
- * caller is stopped and let go on from here too, because over TLS the one is not to be had without the other.
+ * caller is stopped and let go on from here too: what the front end polls a connection for hangs on both.
  *
- *     write ──► before │ unsent │ kept ──► front end ──► socket
- *               └ over TLS: the end of an earlier part, and of this one, kept back until something comes behind it
+ *     write ──► unsent ──► front end ──► socket
  */
 import { KeyfoldError } from '../errors.ts'
 import type { Header } from './http.ts'
@@ -12,20 +11,17 @@ import type { HttpResponse } from './uws.ts'
 /** One write: so much the front end may keep of what the socket does not take. */
 const SLICE_BYTES_MAX = 320 * 1024
 /**
- * Over TLS, where a record is no larger: together with what was kept back and what the front end puts around it no more
- * than it gathers before it asks the socket, 16 KiB. What does not fit, uWebSockets drops before 20.77 where the
- * socket does not take what was gathered.
+ * Over TLS, where a record holds 16 KiB: with what the front end puts around it no more than it gathers before it asks the
+ * socket. What does not fit in there, uWebSockets drops before 20.77 where the socket does not take what was gathered.
  */
 const TLS_SLICE_BYTES_MAX = 15_000
 /**
  * How a paused connection is asked whether it takes more: soon, then less often, and for half a minute in all, in which
- * a caller at 16 KB/s takes what the front end keeps. Each time costs one of the bytes that are kept back.
+ * a caller at 16 KB/s takes what the front end keeps. Each time costs one of the bytes that a part keeps back for it.
  */
 const ASK_MS_MIN = 1
 const ASK_MS_MAX = 64
 const ASKED_MAX = 480
-/** What is kept back goes out when nothing has come behind it for so long: somebody may wait for it. */
-const KEPT_MS_MAX = 20
 const NOTHING: Uint8Array = new Uint8Array(0)
 
 /** What goes before an answer whose length is not known. */
@@ -45,15 +41,12 @@ export class ChunkedAnswer {
   #paused = false
   /** Whether the front end was told so. */
   #stopped = false
-  /** What the front end was not given yet: these two, and then what is kept back. */
-  #before = NOTHING
+  /** What the front end was not given yet. */
   #unsent = NOTHING
-  #kept = NOTHING
   /** Whether the front end holds what the socket did not take. */
   #congested = false
   #asked = 0
   #asking: NodeJS.Timeout | undefined
-  #keeping: NodeJS.Timeout | undefined
   #begun = false
   /** Set while the caller has not taken what they were sent. */
   #whenTaken: { resolve(): void; reject(error: KeyfoldError): void } | undefined
@@ -101,13 +94,12 @@ export class ChunkedAnswer {
    */
   write(bytes: Uint8Array): Promise<void> | undefined {
     if (this.#gone) throw new KeyfoldError('ABORTED')
+    this.#unsent = bytes
     if (this.#secureTransport) {
-      this.#keepBack(bytes)
-      // Not within the handler of a part of the body: see #mustStop.
+      // Within a handler of its own the front end gathers what several writes give it.
       setImmediate(() => this.#gone || this.#writeOn())
-    } else {
-      this.#unsent = bytes
-      if (this.#writeUnsent()) return undefined
+    } else if (this.#writeUnsent()) {
+      return undefined
     }
     return new Promise((resolve, reject) => (this.#whenTaken = { resolve, reject }))
   }
@@ -117,12 +109,11 @@ export class ChunkedAnswer {
    * paused or not, and no timer is met: then this is what lets the answer out.
    */
   writeAgain(): void {
-    // Over TLS that would cost what was read and not handled yet.
     if (this.#gone || this.#secureTransport || !this.#congested) return
     if (this.#whenTaken !== undefined) this.#writeOn()
   }
 
-  /** The end, behind what was kept back. */
+  /** The end. */
   finish(): void {
     if (this.#gone) return
     // What the front end has still to send waits as well where it is paused.
@@ -130,7 +121,7 @@ export class ChunkedAnswer {
     this.resume()
     this.#response.cork(() => {
       this.#begin()
-      this.#response.end(this.#kept)
+      this.#response.end()
     })
     this.abandon()
     this.#over()
@@ -140,31 +131,20 @@ export class ChunkedAnswer {
   abandon(): void {
     this.#gone = true
     clearTimeout(this.#asking)
-    clearTimeout(this.#keeping)
-    this.#before = wiped(this.#before)
-    this.#kept = wiped(this.#kept)
     this.#unsent = NOTHING
     this.#whenTaken?.reject(new KeyfoldError('ABORTED'))
     this.#whenTaken = undefined
   }
 
-  /**
-   * Over TLS the front end drops what it has read and not handled yet when it writes, and it writes whenever it reads
-   * while it holds what the socket did not take: then nothing is read.
-   */
-  get #mustStop(): boolean {
-    return this.#paused || (this.#secureTransport && this.#congested)
-  }
-
   /** The front end's pause stops everything, also that it tells when the socket takes more: then it is asked. */
   #stop(): void {
-    if (this.#gone || !this.#mustStop) return
+    if (this.#gone || !this.#paused) return
     this.#stopped = true
     this.#response.pause()
   }
 
   #go(): void {
-    if (this.#gone || !this.#stopped || this.#mustStop) return
+    if (this.#gone || !this.#stopped || this.#paused) return
     this.#stopped = false
     this.#takeUpPolling()
   }
@@ -176,37 +156,6 @@ export class ChunkedAnswer {
   #takeUpPolling(): void {
     this.#response.pause()
     this.#response.resume()
-  }
-
-  /** What was kept back goes before these bytes, and their end, or everything where it is little, is kept. */
-  #keepBack(bytes: Uint8Array): void {
-    const kept = this.#kept
-    if (bytes.length >= ASKED_MAX) {
-      this.#before = kept
-      this.#unsent = bytes.subarray(0, bytes.length - ASKED_MAX)
-      this.#kept = Uint8Array.from(bytes.subarray(bytes.length - ASKED_MAX))
-    } else {
-      const both = Buffer.concat([kept, bytes])
-      const from = Math.max(0, both.length - ASKED_MAX)
-      this.#before = Uint8Array.from(both.subarray(0, from))
-      this.#kept = Uint8Array.from(both.subarray(from))
-      wiped(both)
-      wiped(kept)
-    }
-    this.#keeping ??= setTimeout(() => this.#sendKept(), KEPT_MS_MAX)
-    this.#keeping.refresh()
-  }
-
-  /** What the socket takes of this nobody is told; it has had time to take what was before. */
-  #sendKept(): void {
-    if (this.#gone || this.#whenTaken !== undefined || this.#kept.length === 0) return
-    const kept = this.#kept
-    this.#kept = NOTHING
-    this.#response.cork(() => {
-      this.#begin()
-      this.#response.write(kept)
-    })
-    wiped(kept)
   }
 
   #begin(): void {
@@ -233,60 +182,33 @@ export class ChunkedAnswer {
   /**
    * Writes on until the socket takes no more, and answers whether the next part may come. What the socket does not take,
    * the front end keeps, without a bound, and does not tell how much it is: whether that is gone is found out a byte at
-   * a time. Whether it keeps something of the last write, it tells at the next one: over TLS that has to be known.
+   * a time, for which some are kept back.
    */
   #writeUnsent(): boolean {
-    let isKnown = !this.#secureTransport || (!this.#hasUnsent && !this.#congested)
-    while (this.#hasUnsent || !isKnown) {
-      const asks = this.#congested || !this.#hasUnsent
+    while (this.#unsent.length > 0) {
       this.#response.cork(() => {
         this.#begin()
-        if (asks) this.#ask()
-        else this.#writeSlice()
+        this.#congested = !this.#response.write(this.#nextSlice())
       })
       if (this.#congested) {
         // A write that fails makes the front end read on.
         this.#stop()
         this.#askLater()
-        return !this.#secureTransport && !this.#hasUnsent
+        return this.#unsent.length === 0
       }
       this.#asked = 0
-      isKnown ||= asks && !this.#hasUnsent
     }
-    this.#go()
     return true
   }
 
-  get #hasUnsent(): boolean {
-    return this.#before.length + this.#unsent.length > 0
-  }
-
-  #writeSlice(): void {
-    if (this.#before.length > 0) this.#congested = !this.#response.write(this.#before)
-    this.#before = wiped(this.#before)
+  #nextSlice(): Uint8Array {
     const { length } = this.#unsent
-    if (length === 0) return
-    // Not over TLS some bytes to ask with are left behind in the part itself.
-    const bytes = this.#secureTransport
-      ? Math.min(length, TLS_SLICE_BYTES_MAX)
-      : Math.min(length > ASKED_MAX ? length - ASKED_MAX : length, SLICE_BYTES_MAX)
-    this.#writeBytes(bytes)
-  }
-
-  #writeBytes(bytes: number): void {
+    const free = length > ASKED_MAX ? length - ASKED_MAX : length
+    const sliceBytesMax = this.#secureTransport ? TLS_SLICE_BYTES_MAX : SLICE_BYTES_MAX
+    const bytes = this.#congested ? 1 : Math.min(free, sliceBytesMax)
     const slice = this.#unsent.subarray(0, bytes)
     this.#unsent = this.#unsent.subarray(bytes)
-    this.#congested = !this.#response.write(slice)
-  }
-
-  #ask(): void {
-    if (this.#unsent.length > 0) {
-      this.#writeBytes(1)
-      return
-    }
-    this.#congested = !this.#response.write(this.#kept.subarray(0, 1))
-    wiped(this.#kept.subarray(0, 1))
-    this.#kept = this.#kept.subarray(1)
+    return slice
   }
 
   /** As the front end tells it where it is not stopped. */
@@ -300,10 +222,4 @@ export class ChunkedAnswer {
       else this.#writeOn()
     }, ms)
   }
-}
-
-/** Of a decrypted stream it is plaintext. */
-function wiped(bytes: Uint8Array): typeof NOTHING {
-  bytes.fill(0)
-  return NOTHING
 }

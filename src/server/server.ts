@@ -18,7 +18,7 @@ import { ROUTES } from './routes.ts'
 import { SignedRequests } from './signed-requests.ts'
 import { StreamDoor } from './streams/door.ts'
 import { Streams } from './streams/streams.ts'
-import { closeListener, createApp, listen, portOf } from './uws.ts'
+import { boundReads, closeListener, createApp, listen, portOf } from './uws.ts'
 import type { HttpRequest, HttpResponse, TemplatedApp } from './uws.ts'
 import { V1Door } from './v1-door.ts'
 import { WebSockets } from './websocket.ts'
@@ -59,6 +59,7 @@ export async function startServer(
   server.register(app)
   const socket = await listen(app, config.listen.host, config.listen.port)
   const port = portOf(socket)
+  if (config.tls !== undefined && !boundReads(socket)) server.refuseStreams()
   let drained: Promise<void> | undefined
   const drain = async (): Promise<void> => {
     closeListener(socket)
@@ -187,6 +188,10 @@ export class Server {
       if (!isXksPath(request.getUrl())) this.#refuse(response, request, 'ROUTE_NOT_FOUND')
       else this.#signed.serve(response, request, this.#xks, xksFigures)
     })
+  }
+
+  refuseStreams(): void {
+    this.#streams.refuse()
   }
 
   /** Resolves when nothing is under way, or after a while. */

@@ -17,7 +17,9 @@ import type {
 } from 'uWebSockets.js'
 
 import { setFrontEndEnvironment } from '../config.ts'
+import { call, loadAddon } from '../crypto/addon.ts'
 import { KeyfoldError } from '../errors.ts'
+import { TLS_RECEIVE_BUFFER_BYTES } from '../limits.ts'
 
 export type {
   HttpRequest,
@@ -130,6 +132,25 @@ async function freePort(host: string): Promise<number | undefined> {
   const { port } = server.address() as AddressInfo
   await once(server.close(), 'close')
   return port
+}
+
+/**
+ * Over TLS the front end loses what it has read and not handed over yet as soon as it writes to any connection, and it has
+ * such bytes where a read filled its buffer of 512 KiB: a kernel that holds fewer for a connection keeps it from that. To
+ * be called before anybody connects. Answers whether it could be done, for which the addon has to be there.
+ */
+export function boundReads(socket: us_listen_socket): boolean {
+  try {
+    const bounded = call(
+      loadAddon(),
+      'boundReceiveBuffers',
+      portOf(socket),
+      TLS_RECEIVE_BUFFER_BYTES,
+    )
+    return bounded > 0
+  } catch {
+    return false
+  }
 }
 
 export function portOf(socket: us_listen_socket): number {

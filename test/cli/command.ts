@@ -115,13 +115,16 @@ export interface Server extends Started {
   stop(signal?: NodeJS.Signals): Promise<Ended>
 }
 
-/** A server on a free port, ready. Fails with what it said where it does not get there. */
+/** A server on a free port, ready. Fails with what it said where it does not get there. `main`: of another installation. */
 export async function serve(
   args: readonly string[],
-  options: RunOptions & { readonly token?: string } = {},
+  {
+    main = MAIN,
+    ...options
+  }: RunOptions & { readonly token?: string; readonly main?: string } = {},
 ): Promise<Server> {
   const flags = ['--listen', '127.0.0.1:0', '--ready-json', ...args]
-  const started = start(process.execPath, [MAIN, 'serve', ...flags], options)
+  const started = start(process.execPath, [main, 'serve', ...flags], options)
   const line = await Promise.race([firstLine(started.child), started.ended])
   if (typeof line !== 'string') throw new Error(`ended with ${String(line.code)}: ${line.stderr}`)
   const ready = JSON.parse(line) as Ready

@@ -7,6 +7,7 @@ import type { ClientRequest, IncomingMessage } from 'node:http'
 import { request, type RequestOptions } from 'node:https'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { connect } from 'node:tls'
 import { WebSocket } from 'ws'
 import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest'
 
@@ -164,6 +165,24 @@ if (!hasOpenssl && process.env['CI'] === undefined) {
       expect(Buffer.concat(parts).equals(plaintext)).toBe(true)
       expect(service.engine.slots.bytesInUse).toBe(0)
     })
+
+    // What ss tells as `rb`, and the front end's buffer: LIBUS_RECV_BUFFER_LENGTH of uSockets.
+    test.skipIf(spawnSync('ss', ['-V']).error !== undefined && process.env['CI'] === undefined)(
+      'the kernel holds less for a connection than the front end reads at once (ss of iproute2)',
+      async () => {
+        const service = await start(tls())
+        const port = new URL(service.url).port
+        const socket = connect({ port: Number(port), ca: pem('ca.crt') })
+        await once(socket, 'secureConnect')
+        const { stdout } = spawnSync('ss', ['-tmnH', 'sport', '=', `:${port}`], {
+          encoding: 'utf8',
+        })
+        socket.destroy()
+        const [, heldMax] = /skmem:\(r\d+,rb(\d+),/.exec(stdout) ?? []
+        expect(Number(heldMax)).toBeGreaterThan(64 * 1024)
+        expect(Number(heldMax)).toBeLessThan(512 * 1024)
+      },
+    )
 
     test('a stream whose caller sends nothing yet has sent all that there is', async () => {
       const service = await start(tls())

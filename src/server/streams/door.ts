@@ -1,5 +1,6 @@
 /** The streaming routes: a body of any length comes in and an answer of any length goes out, with the record between. */
 import type { Engine } from '../../engine.ts'
+import { KeyfoldError } from '../../errors.ts'
 import { BYTES_TYPE, readHead } from '../http.ts'
 import type { Intake } from '../intake.ts'
 import type { RouteFigures } from '../metrics.ts'
@@ -12,11 +13,18 @@ export class StreamDoor {
   readonly #engine: Engine
   readonly #intake: Intake
   readonly #streams: Streams
+  #refused = false
 
   constructor(engine: Engine, intake: Intake, streams: Streams) {
     this.#engine = engine
     this.#intake = intake
     this.#streams = streams
+  }
+
+  /** From now on: parts of a body could be lost unnoticed, see boundReads in server/uws.ts. */
+  refuse(): void {
+    this.#refused = true
+    this.#intake.log.warn('STREAMS OVER TLS ARE REFUSED: they need the native core')
   }
 
   /** The record is taken before the end of the answer goes out: without it, an answer has none. */
@@ -45,6 +53,9 @@ export class StreamDoor {
         this.#intake.credentialsOf(response, authorization),
       )
       record?.by(principal)
+      if (this.#refused) {
+        throw new KeyfoldError('NATIVE_UNAVAILABLE', 'streams over TLS need the native core')
+      }
       await this.#streams.run({ op, query, exchange, answer, principal, record })
       return NOTHING_HELD
     }
@@ -69,14 +80,7 @@ export class StreamDoor {
       figures.count(status, performance.now() - startedMs)
     }
     this.#intake.begin()
-    const settled = async (): Promise<void> => {
-      try {
-        await recorded(this.#engine, record, work)
-      } finally {
-        // Over TLS, an answer within the handler of a part of the body costs what was read behind that part.
-        await new Promise((resolve) => setImmediate(resolve))
-      }
-    }
+    const settled = async (): Promise<typeof NOTHING_HELD> => recorded(this.#engine, record, work)
     settled()
       .then(succeed, fail)
       .finally(() => this.#intake.end())
