@@ -237,7 +237,7 @@ export const FRAME_BYTES_DEFAULT = 65_536
 export const FRAME_BYTES_MAX = 2 ** 20
 /** Frames that we read, and bodies that are not framed: nothing of one leaves before all of it is here. */
 export const FRAME_BYTES_READ_MAX = 16 * 2 ** 20
-/** Frames of about so many bytes are sealed or opened in one call, one frame at least. */
+/** Longer chunks of a stream are sealed or opened in pieces of so many bytes. */
 export const FRAME_RUN_BYTES = 2 ** 20
 /** From file to file: a thread's hand-over of 50 µs and more is paid for once in so many bytes. */
 export const FILE_RUN_BYTES = 2 * FRAME_RUN_BYTES
@@ -259,9 +259,9 @@ export const SIGNATURE_BYTES_MAX = 128
 
 /** At once. Whatever they hold, a batch still fits beside it. */
 export const SERVED_STREAMS_MAX = 256
-/** The front end hands over 512 KiB at a time, and runs that are longer would only wait for more. */
+/** No longer are the parts in which the front end hands over a body. */
 export const SERVED_RUN_BYTES = 2 ** 19
-/** What one holds: memory for two runs to gather in, one that is worked on, and one in the front end. */
+/** What one holds: a part in the front end, what is made of it, and the beginning of a file, or of a frame, gathered. */
 export const SERVED_STREAM_BYTES = 4 * SERVED_RUN_BYTES
 /**
  * The receive buffer of a connection over TLS, of which Linux takes twice the figure: less than the front end reads at once
@@ -416,7 +416,7 @@ assert(
 )
 // The front end hands over whole what it has read, where that does not fill its buffer.
 assert(2 * TLS_RECEIVE_BUFFER_BYTES < SERVED_RUN_BYTES)
-// What comes in one piece is copied before a conversion first waits.
+// Nothing of a part is read any more once a conversion waits.
 assert(SERVED_RUN_BYTES <= FRAME_RUN_BYTES)
 // Sequence numbers have 32 bits.
 assert(STREAM_BYTES_MAX / FRAME_BYTES_MIN < 2 ** 32)

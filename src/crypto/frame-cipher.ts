@@ -3,7 +3,7 @@
  * and the portable implementation on node:crypto, which does every suite. choose-frame-cipher.ts says which one runs.
  *
  * A sequence number is the frame's nonce. The cipher cannot know what was sealed before: whoever calls sealFrames
- * never gives a number twice. What was given to a call stays as it is until the answer is there.
+ * never gives a number twice.
  */
 import { strict as assert } from 'node:assert'
 import { createCipheriv, createDecipheriv, type CipherGCMTypes } from 'node:crypto'
@@ -21,18 +21,16 @@ import {
 } from '../format/encryption-sdk-frames.ts'
 import { TAG_BYTES } from '../format/message.ts'
 
-export type MaybePromise<T> = T | Promise<T>
-
 /** Answers lie in the memory that is given, at its beginning, or where none is in memory of their own. */
 export interface FrameCipher {
   /** Wire bytes of the run. `plaintext` is whole frames, of which the final one may be shorter, or empty. */
-  sealFrames(run: FrameRun, plaintext: Uint8Array, into?: Uint8Array): MaybePromise<Uint8Array>
+  sealFrames(run: FrameRun, plaintext: Uint8Array, into?: Uint8Array): Uint8Array
   /**
    * Plaintext of the run. `wire` is whole frames, as scanFrames found them. Throws DECRYPT_FAILED where any tag does
    * not verify: then nothing of the run leaves.
    */
-  openFrames(run: FrameRun, wire: Uint8Array, into?: Uint8Array): MaybePromise<Uint8Array>
-  /** Ends the key; a run under way may still finish or fail. */
+  openFrames(run: FrameRun, wire: Uint8Array, into?: Uint8Array): Uint8Array
+  /** Ends the key. */
   wipe(): void
 }
 

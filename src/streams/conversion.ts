@@ -3,7 +3,7 @@
 export interface Conversion {
   /**
    * Resolves when more may come; calls follow each other. Throws what ends the conversion. Once something was written,
-   * a chunk of at most FRAME_RUN_BYTES is copied before the call returns.
+   * nothing of a chunk of at most FRAME_RUN_BYTES is read any more when the call returns.
    */
   write(chunk: Uint8Array): Promise<void>
   /** Resolves when all has left. */
@@ -12,8 +12,11 @@ export interface Conversion {
   destroy(): void
 }
 
-/** What a stream holds at either end before it asks the source to wait. */
-export const HIGH_WATER_BYTES = 2 ** 20
+/** Hands bytes on; the promise, if there is one, resolves when more are wanted. */
+export type Emit = (bytes: Uint8Array) => Promise<void> | undefined
+
+/** What a stream holds at either end before it asks the source to wait: a chunk of 1 MiB is read while one is worked on. */
+export const HIGH_WATER_BYTES = 2 * 2 ** 20
 
 /** Throws TypeError: text would otherwise be taken for bytes of some encoding. */
 export function checkChunk(chunk: unknown): Uint8Array {

@@ -4,7 +4,6 @@
  *
  *     source ──► plaintext 0 1 2 3 ──► cipher ──► wire 0 1 ──► target
  */
-import { FILE_RUN_BYTES } from '../limits.ts'
 import { decryptFile } from './decrypt-file.ts'
 import type { Keyring } from './keyring.ts'
 import { MessageSealer } from './message-sealer.ts'
@@ -30,9 +29,7 @@ export async function encryptFileTo(
   options: EncryptFileOptions = {},
 ): Promise<void> {
   const writer = new WriteBehind(target)
-  const sealer = new MessageSealer(keyring, options, (bytes) => writer.write(bytes), {
-    runBytes: FILE_RUN_BYTES,
-  })
+  const sealer = new MessageSealer(keyring, options, (bytes) => writer.write(bytes))
   try {
     if (!(await sealSmall(source, sealer))) await sealRuns(source, sealer)
     await writer.end()

@@ -19,21 +19,17 @@ import {
   BLOCK_HEAD_BYTES,
   decodeBlockLength,
   FINAL_FRAME_OVERHEAD_BYTES,
+  FRAME_OVERHEAD_BYTES,
   scanFrames,
+  SEQUENCE_MAX,
 } from '../format/encryption-sdk-frames.ts'
 import { TAG_BYTES } from '../format/message.ts'
-import {
-  FRAME_BYTES_READ_MAX,
-  FRAME_RUN_BYTES,
-  SIGNATURE_BYTES_MAX,
-  STREAM_WINDOW_BYTES,
-} from '../limits.ts'
-import type { Conversion } from './conversion.ts'
+import { FRAME_BYTES_READ_MAX, FRAME_RUN_BYTES, SIGNATURE_BYTES_MAX } from '../limits.ts'
+import type { Conversion, Emit } from './conversion.ts'
 import { GatheredBytes } from './gathered-bytes.ts'
 import type { Keyring } from './keyring.ts'
 import { openMessage, type OpenedMessage } from './materials.ts'
 import { checkDecryptOptions, encryptedDataKeysMaxOf, type DecryptFileOptions } from './options.ts'
-import { Window, type Emit } from './window.ts'
 
 /**
  * What becomes of a signed message's plaintext before its signature has verified. hold: kept, within signedBytesMax.
@@ -42,8 +38,6 @@ import { Window, type Emit } from './window.ts'
 export type SignedPlaintext = 'hold' | 'drop' | 'release'
 
 export interface OpenerParts {
-  /** Frames of about so many bytes are opened at a time, one at least: FRAME_RUN_BYTES where absent. */
-  readonly runBytes?: number
   /** Is asked before anyone is asked for the data key. What it throws fails the decryption. */
   readonly admit?: (header: MessageHeader) => void
   readonly signedPlaintext?: SignedPlaintext
@@ -54,7 +48,6 @@ export interface OpenerParts {
 interface Body {
   readonly message: OpenedMessage
   readonly cipher: FrameCipher
-  readonly window: Window
   readonly verifier: SignatureVerifier | undefined
 }
 
@@ -65,9 +58,8 @@ export class MessageOpener implements Conversion {
   readonly #signedPlaintext: SignedPlaintext
   readonly #createCipher: CreateFrameCipher
   readonly #emit: Emit
-  readonly #runBytes: number
   readonly #admit: OpenerParts['admit']
-  readonly #gathered: GatheredBytes
+  readonly #gathered = new GatheredBytes(0)
   #state: 'header' | 'frames' | 'block' | 'footer' | 'end' = 'header'
   #body: Body | undefined
   #nextSequence = 1
@@ -81,12 +73,7 @@ export class MessageOpener implements Conversion {
     keyring: Pick<Keyring, 'unwrapDataKey'>,
     options: DecryptFileOptions,
     emit: Emit,
-    {
-      runBytes = FRAME_RUN_BYTES,
-      admit,
-      signedPlaintext = 'hold',
-      createCipher = createFrameCipher,
-    }: OpenerParts = {},
+    { admit, signedPlaintext = 'hold', createCipher = createFrameCipher }: OpenerParts = {},
   ) {
     this.#keyring = keyring
     this.#options = options
@@ -94,15 +81,17 @@ export class MessageOpener implements Conversion {
     this.#signedPlaintext = signedPlaintext
     this.#createCipher = createCipher
     this.#emit = emit
-    this.#runBytes = runBytes
     this.#admit = admit
-    this.#gathered = new GatheredBytes(2 * runBytes)
   }
 
   async write(chunk: Uint8Array): Promise<void> {
     for (let at = 0; at < chunk.length; at += FRAME_RUN_BYTES) {
       if (this.#destroyed) throw new KeyfoldError('ABORTED')
-      this.#gathered.put(chunk.subarray(at, at + FRAME_RUN_BYTES))
+      const piece = chunk.subarray(at, at + FRAME_RUN_BYTES)
+      const body = this.#state === 'frames' ? this.#body : undefined
+      // What another thread may write to has to be ours before it is verified.
+      if (body === undefined || piece.buffer instanceof SharedArrayBuffer) this.#gathered.put(piece)
+      else await this.#releaseAll(this.#openWhole(body, piece))
       while (await this.#step());
     }
   }
@@ -111,7 +100,6 @@ export class MessageOpener implements Conversion {
     if (this.#state !== 'end') {
       throw new KeyfoldError('STREAM_MALFORMED', `truncated in the ${this.#state}`)
     }
-    await this.#body?.window.drain()
     this.destroy()
   }
 
@@ -138,7 +126,8 @@ export class MessageOpener implements Conversion {
   async #readHeader(pending: Uint8Array): Promise<boolean> {
     const bytes = measureHeader(pending, encryptedDataKeysMaxOf(this.#options))
     if (pending.length < bytes) return false
-    const wire = this.#gathered.take(bytes)
+    // Parts of it are kept.
+    const wire = Buffer.from(this.#gathered.take(bytes))
     const sealed = decodeHeader(wire)
     this.#admit?.(sealed.header)
     const message = await openMessage(this.#keyring, sealed, this.#options)
@@ -146,13 +135,8 @@ export class MessageOpener implements Conversion {
     // A body that is not framed needs the key itself, which this one leaves in its place.
     const createCipher = frameLength === 0 ? createNodeFrameCipher : this.#createCipher
     const cipher = createCipher(contentKey, messageId)
-    const runBytes = Math.max(this.#runBytes, frameLength)
-    const window = new Window(
-      (plaintext) => this.#release(plaintext),
-      Math.max(1, Math.floor(STREAM_WINDOW_BYTES / 4 / runBytes)),
-    )
     // Whoever gave up meanwhile has found no key to wipe.
-    this.#body = { message, cipher, window, verifier: undefined }
+    this.#body = { message, cipher, verifier: undefined }
     if (this.#destroyed) {
       cipher.wipe()
       throw new KeyfoldError('ABORTED')
@@ -162,25 +146,62 @@ export class MessageOpener implements Conversion {
       verifier.update(wire)
       this.#body = { ...this.#body, verifier }
     }
-    this.#gathered.reserve(2 * (runBytes + FINAL_FRAME_OVERHEAD_BYTES))
+    this.#gathered.reserve(frameLength + FINAL_FRAME_OVERHEAD_BYTES)
     this.#state = frameLength === 0 ? 'block' : 'frames'
     if (!this.#holdsBack()) this.#options.onHeader?.(message.fileHeader)
     return true
   }
 
   async #readFrames(body: Body, pending: Uint8Array): Promise<boolean> {
-    const { frameLength } = body.message
-    const firstSequence = this.#nextSequence
-    const framesMax = Math.max(1, Math.floor(this.#runBytes / frameLength))
-    const { frames, bytes, final } = scanFrames(pending, { frameLength, firstSequence }, framesMax)
-    if (frames === 0) return false
-    this.#nextSequence += frames
-    const wire = this.#gathered.take(bytes)
-    body.verifier?.update(wire)
-    const run = { frameLength, firstSequence, frames, final }
-    if (final) this.#state = body.verifier === undefined ? 'end' : 'footer'
-    await body.window.add(body.cipher.openFrames(run, wire))
+    const opened = this.#openFrames(body, pending)
+    if (opened === undefined) return false
+    this.#gathered.take(opened.bytes)
+    await this.#releaseAll([opened.plaintext])
     return true
+  }
+
+  /** Opens all frames that are there, from where they lie, and keeps what is left. */
+  #openWhole(body: Body, piece: Uint8Array): readonly Uint8Array[] {
+    const perFrame = body.message.frameLength + FRAME_OVERHEAD_BYTES
+    const plaintexts: Uint8Array[] = []
+    let rest = piece
+    try {
+      while (this.#state === 'frames' && rest.length > 0) {
+        const waiting = this.#gathered.pending.length
+        if (waiting > 0) {
+          // Up to the end of the frame that has begun: a final one may be longer.
+          const missing = waiting < perFrame ? perFrame - waiting : FINAL_FRAME_OVERHEAD_BYTES
+          this.#gathered.put(rest.subarray(0, missing))
+          rest = rest.subarray(missing)
+        }
+        const opened = this.#openFrames(body, waiting > 0 ? this.#gathered.pending : rest)
+        if (opened !== undefined) plaintexts.push(opened.plaintext)
+        if (waiting > 0) this.#gathered.take(opened?.bytes ?? 0)
+        else if (opened === undefined) break
+        else rest = rest.subarray(opened.bytes)
+      }
+    } catch (error) {
+      for (const plaintext of plaintexts) plaintext.fill(0)
+      throw error
+    }
+    this.#gathered.put(rest)
+    return plaintexts
+  }
+
+  /** The frames that are there as a whole; undefined where none is. */
+  #openFrames(
+    { message, cipher, verifier }: Body,
+    bytes: Uint8Array,
+  ): { readonly bytes: number; readonly plaintext: Uint8Array } | undefined {
+    const { frameLength } = message
+    const place = { frameLength, firstSequence: this.#nextSequence }
+    const { frames, bytes: wireBytes, final } = scanFrames(bytes, place, SEQUENCE_MAX)
+    if (frames === 0) return undefined
+    this.#nextSequence += frames
+    const wire = bytes.subarray(0, wireBytes)
+    verifier?.update(wire)
+    if (final) this.#state = verifier === undefined ? 'end' : 'footer'
+    return { bytes: wireBytes, plaintext: cipher.openFrames({ ...place, frames, final }, wire) }
   }
 
   async #readBlock(body: Body, pending: Uint8Array): Promise<boolean> {
@@ -197,17 +218,16 @@ export class MessageOpener implements Conversion {
     const { contentKey, messageId } = body.message
     const plaintext = openBlock(contentKey, messageId, wire)
     this.#state = body.verifier === undefined ? 'end' : 'footer'
-    await body.window.add(plaintext)
+    await this.#releaseAll([plaintext])
     return true
   }
 
-  async #readFooter({ message, window, verifier }: Body, pending: Uint8Array): Promise<boolean> {
+  async #readFooter({ message, verifier }: Body, pending: Uint8Array): Promise<boolean> {
     if (pending.length < 2) return false
     const signatureBytes = ((pending[0] as number) << 8) | (pending[1] as number)
     if (signatureBytes > SIGNATURE_BYTES_MAX) throw malformed('the signature is too long')
     if (pending.length < 2 + signatureBytes) return false
     const signature = this.#gathered.take(2 + signatureBytes).subarray(2)
-    await window.drain()
     if (verifier?.verify(signature) !== true) {
       throw new KeyfoldError('DECRYPT_FAILED', 'the signature')
     }
@@ -218,6 +238,14 @@ export class MessageOpener implements Conversion {
     this.#held = []
     for (const plaintext of held) await this.#emit(plaintext)
     return true
+  }
+
+  async #releaseAll(plaintexts: readonly Uint8Array[]): Promise<void> {
+    for (const plaintext of plaintexts) {
+      if (this.#destroyed) plaintext.fill(0)
+      else await this.#release(plaintext)
+    }
+    if (this.#destroyed) throw new KeyfoldError('ABORTED')
   }
 
   #release(plaintext: Uint8Array): Promise<void> | undefined {

@@ -9,17 +9,14 @@ import { createFrameCipher } from '../crypto/choose-frame-cipher.ts'
 import type { CreateFrameCipher, FrameCipher } from '../crypto/frame-cipher.ts'
 import { KeyfoldError } from '../errors.ts'
 import { overheadBytes, SEQUENCE_MAX } from '../format/encryption-sdk-frames.ts'
-import { FRAME_RUN_BYTES, STREAM_BYTES_MAX, STREAM_WINDOW_BYTES } from '../limits.ts'
-import type { Conversion } from './conversion.ts'
+import { FILE_RUN_BYTES, FRAME_RUN_BYTES, STREAM_BYTES_MAX } from '../limits.ts'
+import type { Conversion, Emit } from './conversion.ts'
 import { GatheredBytes } from './gathered-bytes.ts'
 import type { Keyring } from './keyring.ts'
 import { createMessage } from './materials.ts'
 import { checkEncryptOptions, type EncryptFileOptions } from './options.ts'
-import { Window, type Emit } from './window.ts'
 
 export interface SealerParts {
-  /** Frames of about so many bytes are sealed at a time: FRAME_RUN_BYTES where absent. */
-  readonly runBytes?: number
   readonly createCipher?: CreateFrameCipher
 }
 
@@ -27,11 +24,10 @@ export class MessageSealer implements Conversion {
   readonly #keyring: Pick<Keyring, 'generateDataKey'>
   readonly #options: EncryptFileOptions
   readonly #frameLength: number
-  /** Of the plaintext of a run, whole frames. */
+  /** What writeRun() is given: whole frames. */
   readonly runBytes: number
   readonly #createCipher: CreateFrameCipher
   readonly #gathered: GatheredBytes
-  readonly #window: Window
   readonly #emit: Emit
   #cipher: FrameCipher | undefined
   #nextSequence = 1
@@ -43,17 +39,15 @@ export class MessageSealer implements Conversion {
     keyring: Pick<Keyring, 'generateDataKey'>,
     options: EncryptFileOptions,
     emit: Emit,
-    { runBytes = FRAME_RUN_BYTES, createCipher = createFrameCipher }: SealerParts = {},
+    { createCipher = createFrameCipher }: SealerParts = {},
   ) {
     this.#keyring = keyring
     this.#options = options
     this.#emit = emit
     this.#createCipher = createCipher
     this.#frameLength = checkEncryptOptions(options).frameBytes
-    this.runBytes = Math.max(1, Math.floor(runBytes / this.#frameLength)) * this.#frameLength
-    // A run is in memory as it came and as it goes; half of the window is left for what the streams hold.
-    this.#window = new Window(emit, STREAM_WINDOW_BYTES / 4 / FRAME_RUN_BYTES)
-    this.#gathered = new GatheredBytes(2 * runBytes)
+    this.runBytes = Math.max(1, Math.floor(FILE_RUN_BYTES / this.#frameLength)) * this.#frameLength
+    this.#gathered = new GatheredBytes(this.#frameLength)
   }
 
   /** What a run of so many takes at most. */
@@ -63,12 +57,12 @@ export class MessageSealer implements Conversion {
   }
 
   async write(chunk: Uint8Array): Promise<void> {
-    // No wait where none is needed: a chunk of one run is copied before whoever wrote it goes on.
+    // No wait where none is needed: whoever wrote a chunk of one run may use its memory again at once.
     const cipher = (this.#destroyed ? undefined : this.#cipher) ?? (await this.#begun())
     this.#count(chunk)
     for (let at = 0; at < chunk.length; at += FRAME_RUN_BYTES) {
-      this.#gathered.put(chunk.subarray(at, at + FRAME_RUN_BYTES))
-      await this.#sealWhole(cipher)
+      const wires = this.#sealWhole(cipher, chunk.subarray(at, at + FRAME_RUN_BYTES))
+      for (const wire of wires) await this.#emitNext(wire)
     }
   }
 
@@ -83,8 +77,7 @@ export class MessageSealer implements Conversion {
   ): Promise<void> {
     const cipher = await this.#begun()
     this.#count(plaintext)
-    await this.#seal(cipher, plaintext, final, into)
-    await this.#window.drain()
+    await this.#emitNext(this.#seal(cipher, plaintext, final, into))
     if (final) this.destroy()
   }
 
@@ -92,14 +85,14 @@ export class MessageSealer implements Conversion {
     const cipher = await this.#begun()
     // What is held back is less than a frame; it is the final one.
     const rest = this.#gathered.take(this.#gathered.pending.length)
-    await this.#seal(cipher, rest, true)
-    await this.#window.drain()
+    await this.#emitNext(this.#seal(cipher, rest, true))
     this.destroy()
   }
 
   destroy(): void {
     this.#destroyed = true
     this.#cipher?.wipe()
+    this.#gathered.wipe()
   }
 
   async #begun(): Promise<FrameCipher> {
@@ -115,14 +108,27 @@ export class MessageSealer implements Conversion {
     return this.#cipher
   }
 
-  /** All whole frames: none of them is the final one. */
-  async #sealWhole(cipher: FrameCipher): Promise<void> {
-    for (;;) {
-      const waiting = this.#gathered.pending.length
-      const whole = Math.floor(waiting / this.#frameLength) * this.#frameLength
-      if (whole <= 0) return
-      await this.#seal(cipher, this.#gathered.take(Math.min(whole, this.runBytes)), false)
+  /** Seals all whole frames, from where they lie: none of them is the final one. Keeps what is left. */
+  #sealWhole(cipher: FrameCipher, piece: Uint8Array): readonly Uint8Array[] {
+    const frameLength = this.#frameLength
+    const waiting = this.#gathered.pending.length
+    const frames = Math.floor((waiting + piece.length) / frameLength)
+    const sealedBytes = Math.max(0, frames * frameLength - waiting)
+    const wires: Uint8Array[] = []
+    let at = 0
+    if (frames > 0 && waiting > 0) {
+      at = frameLength - waiting
+      this.#gathered.put(piece.subarray(0, at))
+      wires.push(this.#seal(cipher, this.#gathered.take(frameLength), false))
     }
+    if (sealedBytes > at) wires.push(this.#seal(cipher, piece.subarray(at, sealedBytes), false))
+    this.#gathered.put(piece.subarray(sealedBytes))
+    return wires
+  }
+
+  async #emitNext(wire: Uint8Array): Promise<void> {
+    if (this.#destroyed) throw new KeyfoldError('ABORTED')
+    await this.#emit(wire)
   }
 
   #count({ length }: Uint8Array): void {
@@ -131,12 +137,7 @@ export class MessageSealer implements Conversion {
     throw new KeyfoldError('LIMIT_EXCEEDED', `a message has at most ${STREAM_BYTES_MAX} bytes`)
   }
 
-  #seal(
-    cipher: FrameCipher,
-    plaintext: Uint8Array,
-    final: boolean,
-    into?: Uint8Array,
-  ): Promise<void> {
+  #seal(cipher: FrameCipher, plaintext: Uint8Array, final: boolean, into?: Uint8Array): Uint8Array {
     const firstSequence = this.#nextSequence
     const frames = Math.floor(plaintext.length / this.#frameLength) + (final ? 1 : 0)
     // The final frame has a number as well.
@@ -145,6 +146,6 @@ export class MessageSealer implements Conversion {
     }
     this.#nextSequence += frames
     const run = { frameLength: this.#frameLength, firstSequence, frames, final }
-    return this.#window.add(cipher.sealFrames(run, plaintext, into))
+    return cipher.sealFrames(run, plaintext, into)
   }
 }

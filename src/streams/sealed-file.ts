@@ -9,7 +9,7 @@
 import { inspect } from 'node:util'
 
 import { createFrameCipher } from '../crypto/choose-frame-cipher.ts'
-import type { FrameCipher, MaybePromise } from '../crypto/frame-cipher.ts'
+import type { FrameCipher } from '../crypto/frame-cipher.ts'
 import { KeyfoldError } from '../errors.ts'
 import {
   FINAL_FRAME_OVERHEAD_BYTES,
@@ -131,7 +131,7 @@ export class SealedFile {
       const wire = await next
       // The disk is asked for the next run before the cipher has this one.
       next = start(frame + perRun)
-      const plaintext = await openRun(this.#cipher, this.#layout, frame, wire)
+      const plaintext = openRun(this.#cipher, this.#layout, frame, wire)
       const at = frame * frameLength - offset
       result.set(plaintext.subarray(Math.max(0, -at), end - offset - at), Math.max(0, at))
     }
@@ -156,7 +156,7 @@ export class SealedFile {
       for (let run = 0; run < runs; run++) {
         const wire = await ahead.run(run)
         const into = plaintexts[run % 2]
-        const plaintext = await openRun(this.#cipher, this.#layout, run * perRun, wire, into)
+        const plaintext = openRun(this.#cipher, this.#layout, run * perRun, wire, into)
         ahead.done(run)
         await writer.write(plaintext)
       }
@@ -194,13 +194,7 @@ export class SealedFile {
     this.#spare = undefined
     try {
       const wire = await this.#read(firstFrame, endFrame, memory.wire)
-      const plaintext = await openRun(
-        this.#cipher,
-        this.#layout,
-        firstFrame,
-        wire,
-        memory.plaintext,
-      )
+      const plaintext = openRun(this.#cipher, this.#layout, firstFrame, wire, memory.plaintext)
       const start = firstFrame * frameLength
       return Buffer.from(plaintext.subarray(offset - start, end - start))
     } finally {
@@ -271,7 +265,7 @@ function openRun(
   firstFrame: number,
   wire: Uint8Array,
   into?: Uint8Array,
-): MaybePromise<Uint8Array> {
+): Uint8Array {
   const place = { frameLength, firstSequence: firstFrame + 1 }
   const scanned = scanFrames(wire, place, SEQUENCE_MAX)
   const final = firstFrame + scanned.frames === frames

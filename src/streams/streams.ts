@@ -5,12 +5,11 @@
  */
 import { Duplex } from 'node:stream'
 
-import { checkChunk, HIGH_WATER_BYTES, type Conversion } from './conversion.ts'
+import { checkChunk, HIGH_WATER_BYTES, type Conversion, type Emit } from './conversion.ts'
 import type { Keyring } from './keyring.ts'
 import { MessageOpener } from './message-opener.ts'
 import { MessageSealer } from './message-sealer.ts'
 import type { DecryptFileOptions, EncryptFileOptions, FileHeader } from './options.ts'
-import type { Emit } from './window.ts'
 
 /**
  * Plaintext in, one message out. Join it with `pipeline` of node:stream/promises: a source that fails leaves a message

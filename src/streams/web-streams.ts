@@ -12,12 +12,11 @@ import {
 } from 'node:stream/web'
 
 import { KeyfoldError } from '../errors.ts'
-import { checkChunk, HIGH_WATER_BYTES, type Conversion } from './conversion.ts'
+import { checkChunk, HIGH_WATER_BYTES, type Conversion, type Emit } from './conversion.ts'
 import type { Keyring } from './keyring.ts'
 import { MessageOpener } from './message-opener.ts'
 import { MessageSealer } from './message-sealer.ts'
 import type { DecryptFileOptions, EncryptFileOptions } from './options.ts'
-import type { Emit } from './window.ts'
 
 /** It has had one since Node 18; the types of Node 20 do not say so. */
 interface AbortableController {

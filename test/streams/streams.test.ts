@@ -311,30 +311,20 @@ describe('a web stream that is given up', () => {
   })
 })
 
-describe('a cipher on other threads', () => {
-  /** Finishes its runs in another order than it was given them, and notes what it was given. */
-  function slowCipher(): {
+describe('a cipher', () => {
+  /** Notes what it is given. */
+  function notingCipher(): {
     readonly create: CreateFrameCipher
     readonly runs: FrameRun[]
-    readonly underWayMost: () => number
     readonly wiped: () => boolean
   } {
     const runs: FrameRun[] = []
-    let underWay = 0
-    let most = 0
     let wiped = false
     const create: CreateFrameCipher = (contentKey, messageId) => {
       const inner = createFrameCipher(contentKey, messageId)
-      const later = async (run: FrameRun, work: () => unknown): Promise<Uint8Array> => {
-        runs.push(run)
-        most = Math.max(most, ++underWay)
-        for (let turns = (7 * runs.length) % 5; turns >= 0; turns--) await turn()
-        underWay--
-        return work() as Uint8Array
-      }
       const cipher: FrameCipher = {
-        sealFrames: (run, plaintext) => later(run, () => inner.sealFrames(run, plaintext)),
-        openFrames: (run, wire) => later(run, () => inner.openFrames(run, wire)),
+        sealFrames: (run, plaintext) => (runs.push(run), inner.sealFrames(run, plaintext)),
+        openFrames: (run, wire) => (runs.push(run), inner.openFrames(run, wire)),
         wipe: () => {
           wiped = true
           inner.wipe()
@@ -342,23 +332,23 @@ describe('a cipher on other threads', () => {
       }
       return cipher
     }
-    return { create, runs, underWayMost: () => most, wiped: () => wiped }
+    return { create, runs, wiped: () => wiped }
   }
 
-  test('keeps the order, works on several runs at once, and seals no number twice', async () => {
+  const PIECES = [100_000, 1, FRAME, 0, 3 * FRAME - 1, FRAME + 1, 2 * 2 ** 20 + 3, 7]
+
+  test('is given each number once, in order, however the plaintext is cut', async () => {
     const plaintext = randomBytes(12 * 2 ** 20 + 5)
-    const sealing = slowCipher()
+    const sealing = notingCipher()
     const parts: Uint8Array[] = []
     const emit = (part: Uint8Array): undefined => void parts.push(part)
     const sealer = new MessageSealer(ours, { frameBytes: FRAME }, emit, {
       createCipher: sealing.create,
     })
-    for (const piece of cut(plaintext, [100_000])) await sealer.write(piece)
+    for (const piece of cut(plaintext, PIECES)) await sealer.write(piece)
     await sealer.end()
     const message = Buffer.concat(parts)
     expect((await sdkDecrypt(theirs, message)).plaintext.equals(plaintext)).toBe(true)
-    expect(sealing.underWayMost()).toBeGreaterThan(1)
-    expect(sealing.underWayMost()).toBeLessThanOrEqual(16)
     let next = 1
     for (const { firstSequence, frames } of sealing.runs) {
       expect(firstSequence).toBe(next)
@@ -367,38 +357,38 @@ describe('a cipher on other threads', () => {
     expect(next - 1).toBe(Math.ceil(plaintext.length / FRAME))
     expect(sealing.wiped()).toBe(true)
 
-    const opening = slowCipher()
+    const opening = notingCipher()
     parts.length = 0
     const opener = new MessageOpener(ours, {}, emit, { createCipher: opening.create })
-    for (const piece of cut(message, [100_000])) await opener.write(piece)
+    for (const piece of cut(message, PIECES)) await opener.write(piece)
     await opener.end()
     expect(Buffer.concat(parts).equals(plaintext)).toBe(true)
-    expect(opening.underWayMost()).toBeGreaterThan(1)
     expect(opening.wiped()).toBe(true)
   })
 
-  test('releases nothing behind a frame that fails, whatever was opened meanwhile', async () => {
-    const plaintext = randomBytes(40 * FRAME)
-    const message = await encryptBuffer(ours, plaintext, { frameBytes: FRAME })
-    const at = message.length - 20 * FRAME
-    message[at] = (message[at] as number) ^ 1
-    const parts: Uint8Array[] = []
-    const opener = new MessageOpener(ours, {}, (part) => void parts.push(part), {
-      createCipher: slowCipher().create,
-    })
-    const reading = (async () => {
-      for (const piece of cut(message, [FRAME])) await opener.write(piece)
-      await opener.end()
-    })()
-    await expect(reading).rejects.toMatchObject({ code: 'DECRYPT_FAILED' })
-    const found = Buffer.concat(parts)
-    expect(found.length).toBeLessThan(21 * FRAME)
-    expect(found.equals(plaintext.subarray(0, found.length))).toBe(true)
-    opener.destroy()
-  })
+  test.each([FRAME, 10 * FRAME, 2 ** 20])(
+    'releases nothing behind a frame that fails, in pieces of %i',
+    async (pieceBytes) => {
+      const plaintext = randomBytes(40 * FRAME)
+      const message = await encryptBuffer(ours, plaintext, { frameBytes: FRAME })
+      const at = message.length - 20 * FRAME
+      message[at] = (message[at] as number) ^ 1
+      const parts: Uint8Array[] = []
+      const opener = new MessageOpener(ours, {}, (part) => void parts.push(part))
+      const reading = (async () => {
+        for (const piece of cut(message, [pieceBytes])) await opener.write(piece)
+        await opener.end()
+      })()
+      await expect(reading).rejects.toMatchObject({ code: 'DECRYPT_FAILED' })
+      const found = Buffer.concat(parts)
+      expect(found.length).toBeLessThan(21 * FRAME)
+      expect(found.equals(plaintext.subarray(0, found.length))).toBe(true)
+      opener.destroy()
+    },
+  )
 
-  test('is given nothing more once the message was given up', async () => {
-    const sealing = slowCipher()
+  test('is given nothing more once the message was given up, not even while its reader waits', async () => {
+    const sealing = notingCipher()
     const sealer = new MessageSealer(ours, {}, () => undefined, {
       createCipher: sealing.create,
     })
@@ -408,6 +398,84 @@ describe('a cipher on other threads', () => {
     await expect(sealer.write(randomBytes(100_000))).rejects.toMatchObject({ code: 'ABORTED' })
     await expect(sealer.end()).rejects.toMatchObject({ code: 'ABORTED' })
     expect(sealing.runs).toHaveLength(runs)
+
+    const message = await encryptBuffer(ours, randomBytes(3 * 2 ** 20))
+    const opening = notingCipher()
+    let take: () => void = () => undefined
+    const parts: Uint8Array[] = []
+    const opener = new MessageOpener(
+      ours,
+      {},
+      (part) => new Promise((resolve) => (parts.push(part), (take = resolve))),
+      { createCipher: opening.create },
+    )
+    const reading = opener.write(message)
+    while (parts.length === 0) await turn()
+    opener.destroy()
+    take()
+    await expect(reading).rejects.toMatchObject({ code: 'ABORTED' })
+    expect([parts.length, opening.runs.length]).toEqual([1, 1])
+  })
+})
+
+describe('memory', () => {
+  test('of a chunk is not read any more once the call for it has returned', async () => {
+    const plaintext = randomBytes(5 * 2 ** 20 + 1)
+    for (const frameBytes of [FRAME, 65_536, 2 ** 20]) {
+      for (const sizes of [[2 ** 19], [2 ** 20], [2 ** 20 - 1, 3]]) {
+        const waiting: (() => void)[] = []
+        const slowly = async (
+          create: (emit: (part: Uint8Array) => Promise<void>) => MessageSealer | MessageOpener,
+          first: Uint8Array,
+          bytes: Uint8Array,
+        ): Promise<Buffer> => {
+          const parts: Buffer[] = []
+          const conversion = create((part) => {
+            parts.push(Buffer.from(part))
+            return new Promise((resolve) => void waiting.push(resolve))
+          })
+          const taken = async (work: Promise<void>): Promise<void> => {
+            let over = false
+            const settled = work.finally(() => (over = true))
+            settled.catch(() => undefined)
+            while (!over) {
+              for (const resolve of waiting.splice(0)) resolve()
+              await turn()
+            }
+            await settled
+          }
+          await taken(conversion.write(first))
+          for (const piece of cut(bytes, sizes)) {
+            const writing = conversion.write(piece)
+            piece.fill(0xff)
+            await taken(writing)
+          }
+          await taken(conversion.end())
+          return Buffer.concat(parts)
+        }
+        const message = await slowly(
+          (emit) => new MessageSealer(ours, { frameBytes }, emit),
+          new Uint8Array(0),
+          plaintext,
+        )
+        const head = 2_000
+        const opened = await slowly(
+          (emit) => new MessageOpener(ours, {}, emit),
+          Buffer.from(message.subarray(0, head)),
+          message.subarray(head),
+        )
+        expect(opened.equals(plaintext)).toBe(true)
+      }
+    }
+  })
+
+  test('that other threads may write to goes both ways as any other', async () => {
+    const plaintext = new Uint8Array(new SharedArrayBuffer(3 * FRAME + 5))
+    plaintext.set(randomBytes(plaintext.length))
+    const message = await encryptBuffer(ours, plaintext, { frameBytes: FRAME })
+    const shared = new Uint8Array(new SharedArrayBuffer(message.length))
+    shared.set(message)
+    expect((await decryptBuffer(ours, shared)).plaintext.equals(plaintext)).toBe(true)
   })
 })
 

@@ -15,15 +15,13 @@ import {
   FRAME_BYTES_DEFAULT,
   FRAME_BYTES_MAX,
   SERVED_FRAME_BYTES_FREE,
-  SERVED_RUN_BYTES,
   SERVED_SIGNED_BYTES_MAX,
   SERVED_STREAM_BYTES,
   SERVED_STREAMS_MAX,
 } from '../../limits.ts'
-import type { Conversion } from '../../streams/conversion.ts'
+import type { Conversion, Emit } from '../../streams/conversion.ts'
 import { MessageOpener } from '../../streams/message-opener.ts'
 import { MessageSealer } from '../../streams/message-sealer.ts'
-import type { Emit } from '../../streams/window.ts'
 import type { ChunkedAnswer } from '../chunked-answer.ts'
 import type { Exchange } from '../exchange.ts'
 import { CallerKeyring, type StreamCaller } from './keyring.ts'
@@ -143,8 +141,7 @@ function createSealer(
   send: Emit,
 ): Conversion {
   charges.takeForFrames(frameBytes)
-  const parts = { runBytes: SERVED_RUN_BYTES }
-  return new MessageSealer(keyring, { context, frameBytes }, send, parts)
+  return new MessageSealer(keyring, { context, frameBytes }, send)
 }
 
 function createOpener(
@@ -172,5 +169,5 @@ function createOpener(
     if (suite.signature !== undefined) charges.take(SERVED_SIGNED_BYTES_MAX)
   }
   const options = { context, signedBytesMax: SERVED_SIGNED_BYTES_MAX }
-  return new MessageOpener(keyring, options, emit, { runBytes: SERVED_RUN_BYTES, admit })
+  return new MessageOpener(keyring, options, emit, { admit })
 }
