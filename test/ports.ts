@@ -44,7 +44,8 @@ async function listening(where: ListenOptions): Promise<Server | undefined> {
   try {
     await once(server.listen(where), 'listening')
     return server
-  } catch {
-    return undefined
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === 'EADDRINUSE') return undefined
+    throw error
   }
 }
