@@ -7,6 +7,7 @@
         "native/aes_gcm.cc",
         "native/aes_gcm_aesni.cc",
         "native/aes_gcm_vaes.cc",
+        "native/audit_lines.cc",
         "native/batch_cipher.cc",
         "native/cpu.cc",
         "native/frames.cc",

@@ -9,6 +9,7 @@
 
 #include <cstring>
 
+#include "audit_lines.h"
 #include "bytes.h"
 #include "cpu.h"
 #include "frames.h"
@@ -718,6 +719,39 @@ napi_value BootTimeMs(napi_env env, napi_callback_info) {
   return milliseconds;
 }
 
+// encodeAuditLines(out, numbers, requestIds, pieces, ends, hash, group, sequence, first, lines: Float64Array(1)) -> bytes
+napi_value EncodeLines(napi_env env, napi_callback_info info) {
+  Arguments arguments(env, info);
+  const View out = arguments.Bytes8();
+  const View numbers = arguments.Array(napi_float64_array);
+  const View request_ids = arguments.Bytes8();
+  const View pieces = arguments.Bytes8();
+  const View ends = arguments.Array(napi_float64_array);
+  const View hash = arguments.Exactly(kHexHashBytes);
+  AuditChain chain;
+  chain.group = arguments.Number();
+  chain.sequence = arguments.Number();
+  const size_t first = arguments.Size();
+  const View lines = arguments.Array(napi_float64_array);
+  if (!arguments.ok() || numbers.len % kEventColumns != 0 || ends.len % kHeadPieces != 0 || lines.len != 1) {
+    return arguments.Misuse();
+  }
+  AuditEvents events;
+  events.numbers = reinterpret_cast<const double*>(numbers.data);
+  events.num_events = numbers.len / kEventColumns;
+  events.request_ids = {request_ids.data, request_ids.len};
+  events.pieces = {pieces.data, pieces.len};
+  events.ends = reinterpret_cast<const double*>(ends.data);
+  events.num_heads = ends.len / kHeadPieces;
+  std::memcpy(chain.hash, hash.data, kHexHashBytes);
+  AuditLines encoded;
+  const Status status = EncodeAuditLines(out.data, out.len, events, first, &chain, &encoded);
+  if (status != Status::kOk) return arguments.Return(status, 0);
+  std::memcpy(hash.data, chain.hash, kHexHashBytes);
+  *reinterpret_cast<double*>(lines.data) = static_cast<double>(encoded.num_events);
+  return arguments.Return(static_cast<double>(encoded.len));
+}
+
 // boundReceiveBuffers(port, bytes) -> sockets
 napi_value BoundReceive(napi_env env, napi_callback_info info) {
   Arguments arguments(env, info);
@@ -764,6 +798,7 @@ constexpr Function kFunctions[] = {
     {"insecureHkdf", InsecureHkdf},
     {"sha256", Hash},
     {"bootTimeMs", BootTimeMs},
+    {"encodeAuditLines", EncodeLines},
     {"boundReceiveBuffers", BoundReceive},
 };
 

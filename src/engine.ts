@@ -188,7 +188,7 @@ async function openOn(
     identityPolicies,
     assertServed: (kmsKey) => kms.registry.assertServed(kmsKey),
   })
-  const audit = await openAuditLog({ audit: config.audit, region: config.region, log })
+  const audit = await openAuditLog({ ...config, log })
   const plane = createDataPlane({ config, crypto, kms, authorizer, warn: log })
   const scheduler = new Scheduler({ catalog, works: kms.dueWorks, nowMs: wallClockMs, log })
   followChanges(kms, plane.dataKeys, scheduler)

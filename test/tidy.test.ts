@@ -19,7 +19,7 @@ const ARROWS: Record<string, readonly string[]> = {
   crypto: ['config'],
   catalog: ['config'],
   'key-stores': ['crypto', 'config'],
-  audit: ['config'],
+  audit: ['config', 'crypto'],
   kms: ['catalog', 'key-stores', 'crypto', 'config'],
   'data-keys': ['key-stores', 'crypto', 'kms'],
   pool: ['crypto'],

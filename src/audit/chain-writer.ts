@@ -26,13 +26,14 @@ import {
   decodeHeader,
   decodeLine,
   encodeClosing,
-  encodeEvents,
   encodeHeader,
   FIRST_HASH,
   LineWriter,
   type ChainEnd,
   type ChainPosition,
+  type EncodeEvents,
   type FileHeader,
+  type WriteLines,
 } from './record.ts'
 import { scanChain } from './scan.ts'
 
@@ -55,6 +56,7 @@ export class ChainWriter {
   readonly chain: string
   readonly #directory: string
   readonly #region: string
+  readonly #encodeEvents: EncodeEvents
   readonly #fileBytesMax: number
   readonly #startedAt: string
   readonly #olderChains: readonly ChainEnd[]
@@ -71,6 +73,7 @@ export class ChainWriter {
   constructor(options: {
     readonly directory: string
     readonly region: string
+    readonly encodeEvents: EncodeEvents
     readonly fileBytesMax: number
   }) {
     const startedAt = new Date().toISOString()
@@ -78,6 +81,7 @@ export class ChainWriter {
     this.chain = `${startedAt.replace(/[-:.]/g, '')}-${randomBytes(4).toString('hex')}`
     this.#directory = options.directory
     this.#region = options.region
+    this.#encodeEvents = options.encodeEvents
     this.#fileBytesMax = options.fileBytesMax
     this.#startedAt = startedAt
     this.#olderChains = findEnds(options.directory)
@@ -92,7 +96,7 @@ export class ChainWriter {
   /** On the disk when it returns; when it throws, the same group is to be appended again, or never. */
   append(group: EventGroup): void {
     if (this.#offset >= this.#fileBytesMax) this.#rotate()
-    this.#append((writer, write) => encodeEvents(group, this.#region, writer, write))
+    this.#append((writer, write) => this.#encodeEvents(group, this.#region, writer, write))
   }
 
   /** Says that nothing follows. */
@@ -137,20 +141,27 @@ export class ChainWriter {
     this.#position = writer.position
   }
 
-  #append(encode: (writer: LineWriter, write: (line: string) => void) => void): void {
+  #append(encode: (writer: LineWriter, write: WriteLines) => void): void {
     const writer = new LineWriter(this.#position)
     let offset = this.#offset
     let text = ''
-    const flush = (): void => {
-      const bytes = Buffer.from(text)
-      text = ''
+    const put = (bytes: Uint8Array): void => {
       allocate(this.#file, offset + bytes.length + CLOSING_BYTES)
       writeAll(this.#file.handle, bytes, offset)
       offset += bytes.length
     }
-    const write = (line: string): void => {
-      text += line
-      if (text.length >= WRITE_CHARACTERS) flush()
+    const flush = (): void => {
+      put(Buffer.from(text))
+      text = ''
+    }
+    const write: WriteLines = (lines) => {
+      if (typeof lines === 'string') {
+        text += lines
+        if (text.length >= WRITE_CHARACTERS) flush()
+      } else {
+        flush()
+        put(lines)
+      }
     }
     if (offset === 0) write(writer.line(encodeHeader(this.#header())))
     encode(writer, write)
@@ -179,7 +190,7 @@ function allocate(file: OpenFile, bytes: number): void {
   }
 }
 
-function writeAll(handle: number, bytes: Buffer, offset: number): void {
+function writeAll(handle: number, bytes: Uint8Array, offset: number): void {
   for (let written = 0; written < bytes.length;) {
     written += writeSync(handle, bytes, written, bytes.length - written, offset + written)
   }

@@ -5,6 +5,8 @@ export interface WorkerStart {
   readonly directory: string
   readonly region: string
   readonly fileBytesMax: number
+  /** Whether lines are made by the addon, where there is one. */
+  readonly native: boolean
   /** Of a worker that died: its chain and the last line that it told of. */
   readonly lost: { readonly chain: string; readonly sequence: number } | undefined
 }

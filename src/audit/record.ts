@@ -51,6 +51,9 @@ export interface ChainPosition {
   readonly hash: string
 }
 
+/** Where lines go. Bytes are whole lines, and may be written over once it returns. */
+export type WriteLines = (lines: string | Uint8Array) => void
+
 const HEADER_START = '{"auditFile":'
 const CLOSING_START = '{"auditClosed":'
 
@@ -80,21 +83,27 @@ function decodeSpecial(line: Buffer, start: string, field: string): unknown {
 export class LineWriter {
   #sequence: number
   #hash: string
-  readonly #group: number
+  readonly group: number
 
   constructor({ sequence, hash }: ChainPosition) {
     this.#sequence = sequence
     this.#hash = hash
-    this.#group = sequence + 1
+    this.group = sequence + 1
   }
 
   get position(): ChainPosition {
     return { sequence: this.#sequence, hash: this.#hash }
   }
 
+  /** Past lines that somebody else has chained. */
+  moveTo({ sequence, hash }: ChainPosition): void {
+    this.#sequence = sequence
+    this.#hash = hash
+  }
+
   /** `body`: a JSON object without its closing brace. */
   line(body: string): string {
-    const chained = `${body},"group":${this.#group},"sequence":${++this.#sequence},"previousHash":"${this.#hash}"`
+    const chained = `${body},"group":${this.group},"sequence":${++this.#sequence},"previousHash":"${this.#hash}"`
     this.#hash = digest('sha256', chained)
     return `${chained},"hash":"${this.#hash}"}\n`
   }
@@ -134,43 +143,52 @@ export function decodeTail(line: Buffer): ChainedLine | undefined {
   }
 }
 
-/** The lines of a group of events, one after the other: 3 µs each, two thirds of it hashing and joining text. */
-export function encodeEvents(
+/** Writes the lines of a group of events, one after the other. */
+export type EncodeEvents = (
   group: EventGroup,
   region: string,
   writer: LineWriter,
-  each: (line: string) => void,
-): void {
-  const heads = group.heads.map((head) => encodeHead(head, region))
+  write: WriteLines,
+) => void
+
+/** Mostly hashing and joining text; native-lines.ts has the same in a quarter of the time. */
+export const encodeEvents: EncodeEvents = (group, region, writer, write) => {
+  const heads = group.heads.map((head) => headPieces(head, region))
   let timeMs = NaN
   let time = ''
   unpackGroup(group, (index, event) => {
-    const { name, rest, door, decidedBy } = heads[index] as EncodedHead
+    const pieces = heads[index] as HeadPieces
     if (event.timeMs !== timeMs) {
       timeMs = event.timeMs
       time = new Date(timeMs).toISOString()
     }
     const { messages, bytes, failed } = event
-    const requestId = JSON.stringify(event.requestId)
-    each(
+    const requestId = JSON.stringify(event.requestId).slice(1, -1)
+    write(
       writer.line(
-        `{"eventVersion":"1.11","eventTime":"${time}","eventSource":"keyfold","eventName":${name}${rest}` +
-          `,"requestID":${requestId},"additionalEventData":{"door":"${door}"` +
-          `,"messages":${messages},"bytes":${bytes},"failed":${failed}${decidedBy}}`,
+        pieces[0] +
+          time +
+          pieces[1] +
+          requestId +
+          pieces[2] +
+          messages +
+          pieces[3] +
+          bytes +
+          pieces[4] +
+          failed +
+          pieces[5],
       ),
     )
   })
 }
 
-/** Everything of a line that events of one head share, as JSON. */
-interface EncodedHead {
-  readonly name: string
-  readonly rest: string
-  readonly door: string
-  readonly decidedBy: string
-}
+/**
+ * Everything of a line that events of one head share, as JSON. Between the pieces stand the time, the request id, and the
+ * numbers of messages, bytes and failed messages.
+ */
+export type HeadPieces = readonly [string, string, string, string, string, string]
 
-function encodeHead(head: EventHead, region: string): EncodedHead {
+export function headPieces(head: EventHead, region: string): HeadPieces {
   const { sourceAddress, outcome, keyArns, decidedBy } = head
   const parameters = encodeParameters(head)
   const resources = keyArns.map((ARN) => ({
@@ -178,18 +196,22 @@ function encodeHead(head: EventHead, region: string): EncodedHead {
     accountId: accountOf(ARN),
     type: 'AWS::KMS::Key',
   }))
-  return {
-    name: JSON.stringify(head.operation),
-    door: head.door,
-    decidedBy: decidedBy === undefined ? '' : `,"decidedBy":${JSON.stringify(decidedBy)}`,
-    rest:
-      `,"awsRegion":${JSON.stringify(region)}` +
-      (sourceAddress === undefined ? '' : `,"sourceIPAddress":${JSON.stringify(sourceAddress)}`) +
-      `,"userIdentity":${JSON.stringify(identityOf(head))}` +
-      (outcome === SUCCESS ? '' : `,"errorCode":${JSON.stringify(outcome)}`) +
-      (parameters === '' ? '' : `,"requestParameters":{${parameters}}`) +
-      (resources.length === 0 ? '' : `,"resources":${JSON.stringify(resources)}`),
-  }
+  const shared =
+    `,"eventSource":"keyfold","eventName":${JSON.stringify(head.operation)}` +
+    `,"awsRegion":${JSON.stringify(region)}` +
+    (sourceAddress === undefined ? '' : `,"sourceIPAddress":${JSON.stringify(sourceAddress)}`) +
+    `,"userIdentity":${JSON.stringify(identityOf(head))}` +
+    (outcome === SUCCESS ? '' : `,"errorCode":${JSON.stringify(outcome)}`) +
+    (parameters === '' ? '' : `,"requestParameters":{${parameters}}`) +
+    (resources.length === 0 ? '' : `,"resources":${JSON.stringify(resources)}`)
+  return [
+    '{"eventVersion":"1.11","eventTime":"',
+    `"${shared},"requestID":"`,
+    `","additionalEventData":{"door":"${head.door}","messages":`,
+    ',"bytes":',
+    ',"failed":',
+    `${decidedBy === undefined ? '' : `,"decidedBy":${JSON.stringify(decidedBy)}`}}`,
+  ]
 }
 
 /** As CloudTrail's userIdentity: bearer tokens stand under credentialId, access keys under accessKeyId. */

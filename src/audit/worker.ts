@@ -10,6 +10,7 @@ import { ChainWriter } from './chain-writer.ts'
 import type { EventGroup } from './event.ts'
 import { listChains } from './files.ts'
 import type { FromWorker, ToWorker, WorkerStart } from './messages.ts'
+import { chooseEncodeEvents } from './native-lines.ts'
 import { scanChain } from './scan.ts'
 
 const start = workerData as WorkerStart
@@ -17,7 +18,7 @@ const port = parentPort as MessagePort
 const tell = (message: FromWorker): void => port.postMessage(message)
 
 const recovered = start.lost === undefined ? 0 : recover(start.directory, start.lost)
-const writer = new ChainWriter(start)
+const writer = new ChainWriter({ ...start, encodeEvents: chooseEncodeEvents(start.native) })
 tell({ kind: 'ready', chain: writer.chain, sequence: writer.sequence, recovered })
 
 let group: EventGroup | undefined

@@ -6,17 +6,8 @@ import { join } from 'node:path'
 import { createInterface } from 'node:readline'
 import { beforeAll, describe, expect, test } from 'vitest'
 
-import { ChainWriter } from '../../dist/audit/chain-writer.js'
 import { GroupBuilder } from '../../dist/audit/event.js'
-import {
-  FILE_BYTES,
-  filesOf,
-  KEY_ARN,
-  makeEvent,
-  newDirectory,
-  openLog,
-  writeChain,
-} from './log.ts'
+import { filesOf, KEY_ARN, makeEvent, newDirectory, newWriter, openLog, writeChain } from './log.ts'
 
 const MAIN = join(import.meta.dirname, '../../dist/cli/main.js')
 const OTHER_KEY = KEY_ARN.replace('1234abcd', 'ffffffff')
@@ -37,7 +28,7 @@ const EVENTS = [
 beforeAll(() => {
   directory = newDirectory()
   for (const group of [EVENTS.slice(0, 3), EVENTS.slice(3)]) {
-    const writer = new ChainWriter({ directory, region: 'us-east-1', fileBytesMax: FILE_BYTES })
+    const writer = newWriter(directory)
     writer.append(GroupBuilder.of(group).build())
     writer.close()
   }
@@ -96,11 +87,7 @@ describe('audit search', () => {
 
   test('prints lines that a terminal cannot be misled by', () => {
     const evil = newDirectory()
-    const writer = new ChainWriter({
-      directory: evil,
-      region: 'us-east-1',
-      fileBytesMax: FILE_BYTES,
-    })
+    const writer = newWriter(evil)
     writer.append(GroupBuilder.of([makeEvent({ operation: 'a\u001b[2Jb\nc' })]).build())
     writer.close()
     const argv = [MAIN, 'audit', 'search', '--audit-directory', evil]

@@ -140,7 +140,7 @@ describe('two writers of one directory', () => {
 const WRITER = `
 import { openAuditLog } from ${JSON.stringify(join(import.meta.dirname, '../../dist/audit/audit-log.js'))}
 const audit = { mode: 'strict', directory: process.argv[1], spillRecordsMax: 100000, fileBytesMax: 65536 }
-const log = await openAuditLog({ audit, region: 'us-east-1', log: console.error })
+const log = await openAuditLog({ audit, region: 'us-east-1', crypto: 'auto', log: console.error })
 let n = 0
 async function lane() {
   for (;;) {
@@ -324,7 +324,7 @@ Worker.prototype.emit = function (name, ...rest) {
 }
 const { openAuditLog } = await import(${JSON.stringify(join(import.meta.dirname, '../../dist/audit/audit-log.js'))})
 const audit = { mode: process.argv[2], directory: process.argv[1], spillRecordsMax: 100000, fileBytesMax: 65536 }
-const log = await openAuditLog({ audit, region: 'us-east-1', log: console.error })
+const log = await openAuditLog({ audit, region: 'us-east-1', crypto: 'auto', log: console.error })
 const isWriting = () => {
   try {
     log.assertAvailable()

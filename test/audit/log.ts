@@ -7,6 +7,7 @@ import { afterAll } from 'vitest'
 import { openAuditLog, type AuditLog } from '../../dist/audit/audit-log.js'
 import { ChainWriter } from '../../dist/audit/chain-writer.js'
 import { GroupBuilder, type AuditEvent } from '../../dist/audit/event.js'
+import { chooseEncodeEvents } from '../../dist/audit/native-lines.js'
 import { verifyDirectory, type ChainReport } from '../../dist/audit/verify.js'
 
 export const KEY_ARN = 'arn:aws:kms:us-east-1:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab'
@@ -53,17 +54,23 @@ afterAll(() => {
   for (const directory of directories) rmSync(directory, { recursive: true, force: true })
 })
 
+export function newWriter(
+  directory: string,
+  options: { readonly fileBytesMax?: number; readonly native?: boolean } = {},
+): ChainWriter {
+  const { fileBytesMax = FILE_BYTES, native = true } = options
+  const encodeEvents = chooseEncodeEvents(native)
+  return new ChainWriter({ directory, region: 'us-east-1', encodeEvents, fileBytesMax })
+}
+
 /** A chain of these groups; of small files, each group begins one. */
 export function writeChain(
   directory: string,
   groups: readonly number[],
   options: { readonly fileBytesMax?: number; readonly close?: boolean } = {},
 ): ChainWriter {
-  const writer = new ChainWriter({
-    directory,
-    region: 'us-east-1',
-    fileBytesMax: options.fileBytesMax ?? FILE_BYTES,
-  })
+  const { fileBytesMax } = options
+  const writer = newWriter(directory, fileBytesMax === undefined ? {} : { fileBytesMax })
   for (const records of groups) writer.append(GroupBuilder.of(makeEvents(records)).build())
   if (options.close !== false) writer.close()
   return writer
@@ -82,6 +89,7 @@ export function openLog(
   return openAuditLog({
     audit: { mode, directory, spillRecordsMax, fileBytesMax: FILE_BYTES },
     region: 'us-east-1',
+    crypto: 'auto',
     log,
     ...(deadlineMs === undefined ? {} : { deadlineMs }),
   })
