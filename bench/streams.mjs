@@ -79,9 +79,9 @@ function contendersOf(directory, progress) {
       decrypt: ourselves('decrypt-stream'),
       opens: 'file',
     },
-    sdk: {
-      encrypt: ourselves('encrypt-sdk'),
-      decrypt: ourselves('decrypt-sdk'),
+    encryptionSdk: {
+      encrypt: ourselves('encrypt-encryptionSdk'),
+      decrypt: ourselves('decrypt-encryptionSdk'),
       share: SDK_SHARE,
     },
   }
@@ -115,9 +115,9 @@ async function check(directory, contenders) {
     encrypt,
     decrypt,
   ])
-  const { file, stream, sdk } = contenders
-  pairs.push(['keyfold for the SDK', file.encrypt, sdk.decrypt])
-  pairs.push(['the SDK for keyfold', sdk.encrypt, stream.decrypt])
+  const { file, stream, encryptionSdk } = contenders
+  pairs.push(['keyfold for the SDK', file.encrypt, encryptionSdk.decrypt])
+  pairs.push(['the SDK for keyfold', encryptionSdk.encrypt, stream.decrypt])
   for (const [name, encrypt, decrypt] of pairs) {
     await time(encrypt(plain, sealed))
     await time(decrypt(sealed, opened))
@@ -170,7 +170,7 @@ async function compare({ directory, source, bytes, rounds, progress, contenders 
   const rate = (name) => median(figures[name])
   for (const name of Object.keys(figures))
     progress(`${operation}, ${name}: ${Math.round(rate(name))} MB/s`)
-  const peers = ['age', 'openssl', 'sdk'].filter((name) => name in figures)
+  const peers = ['age', 'openssl', 'encryptionSdk'].filter((name) => name in figures)
   const row = (name, what, others, measured) => ({
     suite: 'streams',
     name: `${operation}, ${what}`,
