@@ -109,6 +109,7 @@ export class ChunkedAnswer {
    * paused or not, and no timer is met: then this is what lets the answer out.
    */
   writeAgain(): void {
+    // Over TLS no read is as long as that, see boundReads in uws.ts.
     if (this.#gone || this.#secureTransport || !this.#congested) return
     if (this.#whenTaken !== undefined) this.#writeOn()
   }
