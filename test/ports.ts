@@ -26,6 +26,17 @@ export async function quietPort(): Promise<number> {
   throw new Error('no port is free')
 }
 
+/** The same of two that follow each other: the first of them. */
+export async function quietPair(): Promise<number> {
+  let first = await quietPort()
+  for (let tries = 0; tries < PORTS; tries++) {
+    const second = await quietPort()
+    if (second === first + 1) return first
+    first = second
+  }
+  throw new Error('no two ports in a row are free')
+}
+
 /**
  * A name of the kernel's, where it has such (unix(7), "abstract"): one process has it, until it ends, however it ends.
  * Without it, another file of tests that came upon the port would listen there to see whether it is free, at a moment

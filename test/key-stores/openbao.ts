@@ -4,7 +4,8 @@
  */
 import { spawn, spawnSync, type ChildProcess } from 'node:child_process'
 import { once } from 'node:events'
-import { createServer, type AddressInfo } from 'node:net'
+
+import { quietPair } from '../ports.ts'
 
 export const ROOT_TOKEN = 'root-of-a-test'
 
@@ -24,17 +25,18 @@ export function findBao(): string | undefined {
 }
 
 export async function startOpenBao(bao: string): Promise<OpenBao> {
-  // It listens on the next port as well, which may be somebody's.
+  // Whoever is no test may have taken one of its ports meanwhile.
   for (let attempt = 1; ; attempt++) {
-    const started = await startOnFreePort(bao)
+    const started = await startOnQuietPorts(bao)
     if (started !== undefined) return started
     if (attempt === 5) throw new Error('OpenBao does not start')
   }
 }
 
 /** undefined: it has ended instead. */
-async function startOnFreePort(bao: string): Promise<OpenBao | undefined> {
-  const address = `127.0.0.1:${await freePort()}`
+async function startOnQuietPorts(bao: string): Promise<OpenBao | undefined> {
+  // It listens on the next port as well.
+  const address = `127.0.0.1:${await quietPair()}`
   const url = `http://${address}`
   const flags = ['-dev', '-dev-no-store-token', `-dev-root-token-id=${ROOT_TOKEN}`]
   const server = spawn(bao, ['server', ...flags, `-dev-listen-address=${address}`], {
@@ -57,7 +59,13 @@ async function startOnFreePort(bao: string): Promise<OpenBao | undefined> {
     const text = await response.text()
     return text === '' ? {} : (JSON.parse(text) as { data: Record<string, unknown> }).data
   }
-  await ask('POST', 'sys/mounts/transit', { type: 'transit' })
+  try {
+    await ask('POST', 'sys/mounts/transit', { type: 'transit' })
+  } catch (error) {
+    // It may have answered before it found its second port taken.
+    if (await answers(url, server)) throw error
+    return undefined
+  }
   return {
     url,
     ask,
@@ -76,13 +84,4 @@ async function answers(url: string, server: ChildProcess): Promise<boolean> {
     await new Promise((resolve) => setTimeout(resolve, 20))
   }
   return false
-}
-
-async function freePort(): Promise<number> {
-  const server = createServer().listen(0, '127.0.0.1')
-  await once(server, 'listening')
-  const { port } = server.address() as AddressInfo
-  server.close()
-  await once(server, 'close')
-  return port
 }
