@@ -259,15 +259,17 @@ export const SIGNATURE_BYTES_MAX = 128
 
 /** At once. Whatever they hold, a batch still fits beside it. */
 export const SERVED_STREAMS_MAX = 256
-/** No longer are the parts in which the front end hands over a body. */
-export const SERVED_RUN_BYTES = 2 ** 19
-/** What one holds: a part in the front end, what is made of it, and the beginning of a file, or of a frame, gathered. */
-export const SERVED_STREAM_BYTES = 4 * SERVED_RUN_BYTES
+/** What the front end reads at once, and no longer are the parts in which it hands over a body: fixed in it. */
+const FRONT_END_READ_BYTES = 2 ** 19
 /**
  * The receive buffer of a connection over TLS, of which Linux takes twice the figure: less than the front end reads at once
  * (see server/uws.ts), and below net.core.rmem_max where nobody has changed that.
  */
 export const TLS_RECEIVE_BUFFER_BYTES = 192 * 2 ** 10
+/** Memory for a part of a body. */
+export const SERVED_RUN_BYTES = FRONT_END_READ_BYTES
+/** What one holds: a part in the front end, what is made of it, and the beginning of a file, or of a frame, gathered. */
+export const SERVED_STREAM_BYTES = 4 * SERVED_RUN_BYTES
 /** What comes on top while it is busy, and is charged for as it comes: the kernel's buffer, however generous. */
 export const SERVED_HELD_BYTES_MAX = 64 * 2 ** 20
 /** Longer frames are charged for by themselves. */
@@ -415,7 +417,7 @@ assert(
   SERVED_STREAMS_MAX * SERVED_STREAM_BYTES + REQUEST_BYTES_MAX_DEFAULT < IN_FLIGHT_BYTES_DEFAULT,
 )
 // The front end hands over whole what it has read, where that does not fill its buffer.
-assert(2 * TLS_RECEIVE_BUFFER_BYTES < SERVED_RUN_BYTES)
+assert(2 * TLS_RECEIVE_BUFFER_BYTES < FRONT_END_READ_BYTES)
 // Nothing of a part is read any more once a conversion waits.
 assert(SERVED_RUN_BYTES <= FRAME_RUN_BYTES)
 // Sequence numbers have 32 bits.
